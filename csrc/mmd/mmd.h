@@ -1,0 +1,39 @@
+// Squared MMD of x (batch, n, d) and y (batch, m, d), its first gradient and its Hessian-vector product.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dispatch.h"
+
+namespace vimae {
+
+// k(s) of s = ||x - y||^2 and a scale c: c / (c + s) or exp(-s / c).
+enum class Family { imq, rbf };
+
+template <class T>
+struct MMD {
+  const T* x;
+  const T* y;
+  // Rows are contiguous; a batch stride of 0 repeats one problem's samples.
+  std::int64_t x_batch_stride, y_batch_stride;
+  // The direction of the Hessian-vector product, contiguous; null for value and gradient.
+  const T* vx;
+  const T* vy;
+  std::int64_t batch, n, m, d;
+  Family family;
+  const double* scales;
+  int n_scales;
+  bool unbiased;
+  // Outputs, contiguous. value is null for the Hessian-vector product; a null gradient is not computed.
+  T* value;
+  T* dx;
+  T* dy;
+  int threads;
+};
+
+#define VIMAE_MMD(level) \
+  VIMAE_DECLARE_IN(level, void mmd_cpu(const MMD<float>&); void mmd_cpu(const MMD<double>&);)
+VIMAE_EACH_LEVEL(VIMAE_MMD)
+#undef VIMAE_MMD
+
+}  // namespace vimae

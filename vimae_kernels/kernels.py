@@ -1,0 +1,126 @@
+"""The two families of kernels, as immutable values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["IMQ", "RBF", "Kernel"]
+
+
+def _positive(owner: str, name: str, value: object) -> float | tuple[float, ...]:
+    """`value` as one positive float or a tuple of them; anything else is refused by name."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if not value:
+            raise ValueError(f"{owner}: {name} is an empty sequence; give at least one positive number")
+        return tuple(_positive_number(owner, name, v) for v in value)
+    return _positive_number(owner, name, value)
+
+
+def _positive_number(owner: str, name: str, value: object) -> float:
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{owner}: {name} is {value!r}; it must be a positive number or a sequence of them")
+    number = float(value)
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"{owner}: {name} is {value!r}; it must be positive and finite")
+    return number
+
+
+# Both families are functions of s = ||x - y||^2 and one scale c in the same units as s; that is the
+# form the backends take: imq(s) = c / (c + s), rbf(s) = exp(-s / c).
+
+
+@dataclass(frozen=True)
+class IMQ:
+    """Inverse multiquadratic kernel k(x, y) = c / (c + ||x - y||^2).
+
+    Args:
+        c: the scale, in units of squared distance; `None` means 2 d, the expected squared distance
+            of two standard normal points in d dimensions. A sequence gives the sum of the kernels.
+
+    Source: Tolstikhin et al., Wasserstein Auto-Encoders (2018), sec. 4; VIMAE preprint, eq. 15.
+    """
+
+    c: float | Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.c is not None:
+            object.__setattr__(self, "c", _positive("IMQ", "c", self.c))
+
+    @staticmethod
+    def wae(d: int) -> IMQ:
+        """The seven scales of the WAE code, c = 2 d {0.1, 0.2, 0.5, 1, 2, 5, 10}, summed."""
+        return IMQ(tuple(2 * d * factor for factor in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)))
+
+    @property
+    def family(self) -> str:
+        return "imq"
+
+    def scales(self, d: int) -> tuple[float, ...]:
+        """The scales c in d dimensions."""
+        if self.c is None:
+            return (2.0 * d,)
+        return self.c if isinstance(self.c, tuple) else (self.c,)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class RBF:
+    """Gaussian kernel k(x, y) = exp(-||x - y||^2 / (2 bandwidth^2)).
+
+    Args:
+        bandwidth: in units of distance; `None` means sqrt(d). A sequence gives the sum of the kernels.
+            `"median"` is the median heuristic: the median distance between two different points of the
+            pooled samples (the lower of the two middle ones if their number is even), a constant for
+            the gradient.
+
+    Source: Gretton et al., A Kernel Two-Sample Test (2012), sec. 8 for the median heuristic.
+    """
+
+    bandwidth: float | Sequence[float] | Literal["median"] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bandwidth, str):
+            if self.bandwidth != "median":
+                raise ValueError(
+                    f"RBF: bandwidth is {self.bandwidth!r}; the only name known is 'median', "
+                    "otherwise it must be a positive number or a sequence of them"
+                )
+        elif self.bandwidth is not None:
+            object.__setattr__(self, "bandwidth", _positive("RBF", "bandwidth", self.bandwidth))
+
+    @staticmethod
+    def mmd_vae(d: int) -> RBF:
+        """exp(-||x - y||^2 / d^2), the kernel of the MMD-VAE code (InfoVAE)."""
+        return RBF(d / math.sqrt(2))
+
+    @property
+    def family(self) -> str:
+        return "rbf"
+
+    def scales(self, d: int) -> tuple[float, ...]:
+        """The scales c = 2 bandwidth^2 in d dimensions; "median" has none before the data are seen."""
+        if self.bandwidth is None:
+            return (2.0 * d,)
+        bandwidths = self.bandwidth if isinstance(self.bandwidth, tuple) else (self.bandwidth,)
+        return tuple(2.0 * float(b) ** 2 for b in bandwidths)
+
+
+Kernel = IMQ | RBF | Literal["imq", "rbf"]
+"""What is accepted wherever a kernel is taken; the strings stand for the defaults."""
+
+_NAMED: dict[str, IMQ | RBF] = {"imq": IMQ(), "rbf": RBF()}
+
+
+def resolve_kernel(kernel: object) -> IMQ | RBF:
+    if isinstance(kernel, IMQ | RBF):
+        return kernel
+    if isinstance(kernel, str):
+        if kernel in _NAMED:
+            return _NAMED[kernel]
+        raise ValueError(f"kernel is {kernel!r}; known names are {sorted(_NAMED)}")
+    raise TypeError(
+        f"kernel is of type {type(kernel).__name__}; it must be vimae_kernels.IMQ, vimae_kernels.RBF, "
+        f"or one of {sorted(_NAMED)}"
+    )

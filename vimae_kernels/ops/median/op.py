@@ -1,0 +1,44 @@
+"""The median distance between points: the bandwidth of `RBF("median")`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ..._library import register
+from . import reference
+
+
+def median_distance(x: Tensor, backend: str) -> Tensor:
+    """The lower median over pairs i < j of ||x_i - x_j||, without gradient, in O(N) memory.
+
+    Args:
+        x: points (..., N, d), N >= 2, float32 or float64.
+        backend: a resolved backend.
+
+    Returns:
+        (...), in the units and dtype of x. NaN where x has a NaN.
+    """
+    if backend == "reference":
+        return reference.median_distance(x.detach())
+    return _median_distance(x.detach(), backend)  # type: ignore[no-any-return]
+
+
+def _impl(backend: str) -> ModuleType:
+    if backend == "triton":
+        from . import triton_impl
+
+        return triton_impl
+    from . import native_impl
+
+    return native_impl
+
+
+_median_distance = register(
+    "_median_distance(Tensor x, str backend) -> Tensor",
+    lambda x, backend: _impl(backend).median_distance(x),
+    lambda x, backend: x.new_empty(x.shape[:-2]),
+    lambda info, dims, x, backend: (_median_distance(x.movedim(dims[0], 0), backend), 0),
+)

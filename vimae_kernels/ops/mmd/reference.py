@@ -1,0 +1,29 @@
+"""The definition of the squared MMD, in plain PyTorch: slow, n x m x d memory, any device and dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mmd(x: Tensor, y: Tensor, family: str, scales: tuple[float, ...], unbiased: bool) -> Tensor:
+    """Squared MMD of x (..., n, d) and y (..., m, d) under the summed kernels (Gretton et al. 2012, eqs. 3, 5)."""
+    n, m = x.shape[-2], y.shape[-2]
+    kxx = kernel_matrix(x, x, family, scales)
+    kyy = kernel_matrix(y, y, family, scales)
+    cross = kernel_matrix(x, y, family, scales).sum((-1, -2)) / (n * m)
+    if unbiased:
+        xx = (kxx.sum((-1, -2)) - kxx.diagonal(dim1=-2, dim2=-1).sum(-1)) / (n * (n - 1))
+        yy = (kyy.sum((-1, -2)) - kyy.diagonal(dim1=-2, dim2=-1).sum(-1)) / (m * (m - 1))
+    else:
+        xx, yy = kxx.sum((-1, -2)) / n**2, kyy.sum((-1, -2)) / m**2
+    return xx + yy - 2 * cross
+
+
+def kernel_matrix(x: Tensor, y: Tensor, family: str, scales: tuple[float, ...]) -> Tensor:
+    """The (..., n, m) matrix of the summed kernels: c / (c + s) or exp(-s / c) with s = ||x_i - y_j||^2."""
+    s = (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
+    if family == "imq":
+        return torch.stack([c / (c + s) for c in scales]).sum(0)
+    return torch.stack([(-s / c).exp() for c in scales]).sum(0)
+
