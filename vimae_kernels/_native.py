@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: F401  (before _C: both must share torch's OpenMP runtime)
+import torch  # before _C: both must share torch's OpenMP runtime
+from torch import Tensor
 
+_C: Any = None
 try:
     from . import _C
 except ImportError as error:
-    _C = None
     _import_error = error
 
 
@@ -38,3 +40,41 @@ def simd_levels() -> dict[str, Any]:
     if _C is None:
         return {"compiled": [], "used": None}
     return {"compiled": _C.runnable_levels(), "used": _C.level_name()}
+
+
+def mmd(
+    x: Tensor,
+    y: Tensor,
+    v: tuple[Tensor, Tensor] | None,
+    family: str,
+    scales: Sequence[float],
+    unbiased: bool,
+    value: Tensor | None,
+    dx: Tensor | None,
+    dy: Tensor | None,
+) -> None:
+    """Squared MMD into `value` and its gradients into `dx`, `dy`; with `v`, the Hessian-vector product.
+
+    x (B, n, d) and y (B, m, d) have contiguous rows, the rest is contiguous, all of one dtype on the CPU.
+    """
+    run = _C.mmd_cpu_float64 if x.dtype == torch.float64 else _C.mmd_cpu_float32
+    batch, n, d = x.shape
+    run(
+        x.data_ptr(),
+        y.data_ptr(),
+        x.stride(0),
+        y.stride(0),
+        v[0].data_ptr() if v else 0,
+        v[1].data_ptr() if v else 0,
+        batch,
+        n,
+        y.shape[1],
+        d,
+        family == "rbf",
+        scales,
+        unbiased,
+        0 if value is None else value.data_ptr(),
+        0 if dx is None else dx.data_ptr(),
+        0 if dy is None else dy.data_ptr(),
+        torch.get_num_threads(),
+    )

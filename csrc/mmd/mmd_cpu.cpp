@@ -28,10 +28,11 @@ constexpr int JV = VIMAE_SIMD_BYTES == 64 ? 4 : 2;  // ... and vectors of column
 constexpr std::int64_t kColumnPanels = 8;  // column panels between two reductions of a row's gradient, large d
 
 // What a tile is asked for.
-enum Want { kValue = 0, kRows = 1, kColumns = 2, kBoth = 3, kHessian = 4 };
+enum Want { kValue = 0, kRows = 1, kColumns = 2, kBoth = 3 };
 
+// A scale, and the factors that turn powers of its k into w 2 k' and w 4 k'', w being the weight of a pair.
 struct Scale {
-  double c, value, first, second;  // k' and k'' up to powers of k, times the weight of the pair
+  double c, first, second;
 };
 
 template <class T>
@@ -48,15 +49,14 @@ template <class T>
 struct Scratch {
   T* weight;     // [column panels][P rows][P columns]: squared distances, then 2 k'
   T* weight2;    // Hessian only: the dot products, then 4 k'' times them
-  Vec<T>* rows;  // [P / R][KC][R]: gradient of the rows, still spread over the lanes
-  T* columns;    // [KC][P]: gradient of the columns
+  Vec<T>* rows;  // [P / R][min(d, KC)][R]: gradient of the rows, still spread over the lanes
+  T* columns;    // [min(d, KC)][P]: gradient of the columns
 };
 
 template <class T, Family F, bool Hessian>
 struct Tiles {
   static constexpr int V = kLanes<T>, J = JV * V;  // columns of a register tile
   std::int64_t d;
-  const double* scales;
   int n_scales;
   Scratch<T> scratch;
 
@@ -181,7 +181,7 @@ struct Tiles {
   double sweep(const Points<T>& x, std::int64_t row, const Points<T>& y, std::int64_t begin, std::int64_t end,
                const Scale* scale) const {
     const std::int64_t stride = d * P, rows = std::min<std::int64_t>(P, x.count - row * P);
-    const std::int64_t at_once = d <= KC ? 1 : kColumnPanels;
+    const std::int64_t at_once = d <= KC ? 1 : kColumnPanels, kd = std::min<std::int64_t>(d, KC);
     double total = 0;
     for (std::int64_t q0 = begin; q0 < end; q0 += at_once) {
       const std::int64_t q1 = std::min(end, q0 + at_once);
@@ -203,7 +203,7 @@ struct Tiles {
       if (!Rows && !Columns) continue;
       for (std::int64_t k0 = 0; k0 < d; k0 += KC) {
         const int kc = int(std::min<std::int64_t>(KC, d - k0));
-        if (Rows && (q0 == begin || d > KC)) std::fill_n(scratch.rows, P * KC, Vec<T>{});
+        if (Rows && (q0 == begin || d > KC)) std::fill_n(scratch.rows, P * kd, Vec<T>{});
         for (std::int64_t q = q0; q < q1; ++q) {
           const std::int64_t xo = row * stride + k0 * P, yo = q * stride + k0 * P;
           const std::int64_t columns = std::min<std::int64_t>(P, y.count - q * P);
@@ -212,7 +212,7 @@ struct Tiles {
             for (int i = 0; i < rows; i += R) {
               const std::int64_t w = ((q - q0) * P + i) * P + j;
               pull<Rows, Columns>(x.panel + xo + i, y.panel + yo + j, x.panel_v + xo + i, y.panel_v + yo + j, kc,
-                                  scratch.weight + w, scratch.weight2 + w, scratch.rows + i * KC,
+                                  scratch.weight + w, scratch.weight2 + w, scratch.rows + i * kd,
                                   scratch.columns + j);
             }
           // Gradients leave the tile in float64: what is summed in T is never longer than a tile.
@@ -222,7 +222,7 @@ struct Tiles {
         if (Rows && (q1 == end || d > KC))
           for (int i = 0; i < rows; ++i)
             for (int k = 0; k < kc; ++k)
-              x.gradient[row * stride + (k0 + k) * P + i] += sum<T>(scratch.rows[i / R * R * KC + k * R + i % R]);
+              x.gradient[row * stride + (k0 + k) * P + i] += sum<T>(scratch.rows[i / R * R * kd + k * R + i % R]);
       }
     }
     return total;
@@ -230,7 +230,7 @@ struct Tiles {
 
   double sweep(Want want, const Points<T>& x, std::int64_t row, const Points<T>& y, std::int64_t begin,
                std::int64_t end, const Scale* scale) const {
-    switch (want & kBoth) {
+    switch (want) {
       case kRows: return sweep<true, false>(x, row, y, begin, end, scale);
       case kColumns: return sweep<false, true>(x, row, y, begin, end, scale);
       case kBoth: return sweep<true, true>(x, row, y, begin, end, scale);
@@ -238,5 +238,218 @@ struct Tiles {
     }
   }
 };
+
+struct Team {
+  int rank, size;
+  void wait() const {
+    if (size > 1) {
+#ifdef _OPENMP
+#pragma omp barrier
+#endif
+    }
+  }
+};
+
+// Memory by the piece, out of one block whose size was measured by handing out the same pieces of nothing.
+struct Arena {
+  char* base;
+  std::size_t used = 0;
+  template <class E>
+  E* take(std::int64_t count) {
+    E* piece = base ? reinterpret_cast<E*>(base + used) : nullptr;
+    used += (std::size_t(count) * sizeof(E) + 63) / 64 * 64;
+    return piece;
+  }
+};
+
+// One problem of the batch, solved by a team of threads. All of them run every line.
+template <class T, Family F, bool Hessian>
+struct Problem {
+  const MMD<T>& a;
+  Points<T> x, y;
+  Scale *xx, *yy, *xy;
+  double* partial;  // [team][3]
+
+  Problem(const MMD<T>& a, int team, Arena& arena) : a(a) {
+    x = points(a.n, Hessian || a.dx, arena);
+    y = points(a.m, Hessian || a.dy, arena);
+    xx = arena.take<Scale>(a.n_scales);
+    yy = arena.take<Scale>(a.n_scales);
+    xy = arena.take<Scale>(a.n_scales);
+    partial = arena.take<double>(3 * team);
+  }
+
+  Points<T> points(std::int64_t count, bool gradient, Arena& arena) const {
+    Points<T> p{};
+    p.count = count;
+    p.panels = (count + P - 1) / P;
+    p.panel = arena.take<T>(p.panels * a.d * P);
+    p.panel_v = Hessian ? arena.take<T>(p.panels * a.d * P) : p.panel;
+    p.gradient = gradient ? arena.take<double>(p.panels * a.d * P) : nullptr;
+    return p;
+  }
+
+  static Scratch<T> scratch(const MMD<T>& a, Arena& arena) {
+    const std::int64_t kd = std::min<std::int64_t>(a.d, KC), tile = P * P * (a.d <= KC ? 1 : kColumnPanels);
+    T* weight = arena.take<T>(tile);
+    T* weight2 = Hessian ? arena.take<T>(tile) : weight;
+    Vec<T>* rows = arena.take<Vec<T>>(P * kd);
+    return {weight, weight2, rows, arena.take<T>(P * kd)};
+  }
+
+  void solve(std::int64_t b, const Scratch<T>& scratch, Team team) {
+    const double n = double(a.n), m = double(a.m), off = a.unbiased ? 1 : 0;
+    const double wx = 1 / (n * (n - off)), wy = 1 / (m * (m - off)), wxy = -2 / (n * m);
+    x.source = a.x + b * a.x_batch_stride, y.source = a.y + b * a.y_batch_stride;
+    if (Hessian) x.direction = a.vx + b * a.n * a.d, y.direction = a.vy + b * a.m * a.d;
+    if (team.rank == 0) weights(xx, 2 * wx), weights(yy, 2 * wy), weights(xy, wxy);
+    pack(x, team), pack(y, team);
+    team.wait();
+    const Tiles<T, F, Hessian> tiles{a.d, a.n_scales, scratch};
+    double* mine = partial + 3 * team.rank;
+    mine[0] = symmetric(tiles, x, xx, team);
+    mine[1] = symmetric(tiles, y, yy, team);
+    mine[2] = cross(tiles, team);
+    team.wait();
+    if (a.dx) unpack(x, a.dx + b * a.n * a.d, team);
+    if (a.dy) unpack(y, a.dy + b * a.m * a.d, team);
+    if (team.rank == 0 && a.value) {
+      double sum[3] = {};
+      for (int t = 0; t < team.size; ++t)
+        for (int i = 0; i < 3; ++i) sum[i] += partial[3 * t + i];
+      // k(x, x) is exactly 1 for every scale, so the diagonal leaves without a trace.
+      sum[0] -= off * n * a.n_scales, sum[1] -= off * m * a.n_scales;
+      a.value[b] = T(wx * sum[0] + wy * sum[1] + wxy * sum[2]);
+    }
+    team.wait();
+  }
+
+  void weights(Scale* scale, double weight) const {
+    for (int i = 0; i < a.n_scales; ++i) {
+      const double c = a.scales[i];
+      scale[i] = {c, -2 * weight / c, (F == Family::imq ? 8 : 4) * weight / (c * c)};
+    }
+  }
+
+  void pack(const Points<T>& p, Team team) const {
+    for (std::int64_t q = team.rank; q < p.panels; q += team.size) {
+      const std::int64_t count = std::min<std::int64_t>(P, p.count - q * P), base = q * a.d * P;
+      for (int v = 0; v < (Hessian ? 2 : 1); ++v) {
+        const T* from = (v ? p.direction : p.source) + q * P * a.d;
+        T* to = (v ? p.panel_v : p.panel) + base;
+        for (std::int64_t k = 0; k < a.d; ++k) {
+          for (int i = 0; i < count; ++i) to[k * P + i] = from[i * a.d + k];
+          for (std::int64_t i = count; i < P; ++i) to[k * P + i] = 0;
+        }
+      }
+      if (p.gradient) std::fill_n(p.gradient + base, a.d * P, 0.0);
+    }
+  }
+
+  void unpack(const Points<T>& p, T* to, Team team) const {
+    for (std::int64_t q = team.rank; q < p.panels; q += team.size)
+      for (std::int64_t i = q * P; i < std::min(p.count, (q + 1) * P); ++i)
+        for (std::int64_t k = 0; k < a.d; ++k)
+          to[i * a.d + k] = T(p.gradient[(q * a.d + k) * P + i % P]);
+  }
+
+  struct Group {
+    std::int64_t begin, end;
+  };
+
+  static Group group(std::int64_t panels, int g, int groups) {
+    return {panels * g / groups, panels * (g + 1) / groups};
+  }
+
+  // Sum of k over all ordered pairs of one sample: 2 x team groups meet in rounds, every group once a round.
+  double symmetric(const Tiles<T, F, Hessian>& tiles, const Points<T>& p, const Scale* scale, Team team) const {
+    const int groups = 2 * team.size;
+    const Want off_diagonal = p.gradient ? kBoth : kValue, diagonal = p.gradient ? kRows : kValue;
+    double pairs = 0, ordered = 0;
+    for (int round = 0; round < groups - 1; ++round) {
+      const int t = team.rank, circle = groups - 1;
+      const Group rows = group(p.panels, t == 0 ? circle : (round + t) % circle, groups);
+      const Group columns = group(p.panels, (round - t + circle) % circle, groups);
+      for (std::int64_t q = rows.begin; q < rows.end; ++q)
+        pairs += tiles.sweep(off_diagonal, p, q, p, columns.begin, columns.end, scale);
+      team.wait();
+    }
+    for (int g : {team.rank, groups - 1 - team.rank}) {
+      const Group own = group(p.panels, g, groups);
+      for (std::int64_t q = own.begin; q < own.end; ++q) {
+        ordered += tiles.sweep(diagonal, p, q, p, q, q + 1, scale);
+        pairs += tiles.sweep(off_diagonal, p, q, p, q + 1, own.end, scale);
+      }
+    }
+    return 2 * pairs + ordered;
+  }
+
+  // Sum of k over all pairs of x and y: in each round every thread has one group of both to itself.
+  double cross(const Tiles<T, F, Hessian>& tiles, Team team) const {
+    const Want want = Want((x.gradient ? kRows : 0) | (y.gradient ? kColumns : 0));
+    const Group rows = group(x.panels, team.rank, team.size);
+    double pairs = 0;
+    for (int round = 0; round < team.size; ++round) {
+      const Group columns = group(y.panels, (team.rank + round) % team.size, team.size);
+      team.wait();
+      for (std::int64_t q = rows.begin; q < rows.end; ++q)
+        pairs += tiles.sweep(want, x, q, y, columns.begin, columns.end, xy);
+    }
+    return pairs;
+  }
+};
+
+template <class T, Family F, bool Hessian>
+void run(const MMD<T>& a) {
+  // A thread is worth starting for some tens of microseconds of work: about half a million coordinates.
+  const double pairs = 0.5 * double(a.n) * double(a.n) + 0.5 * double(a.m) * double(a.m) + double(a.n) * double(a.m);
+  const double work = double(a.batch) * pairs * double(a.d + 8 * a.n_scales);
+  const int threads = int(std::clamp(work / 5e5, 1.0, double(std::max(1, a.threads))));
+  // Many problems: one thread each. Few: all threads on each in turn.
+  const bool by_problem = a.batch >= threads;
+  const int team = by_problem ? 1 : threads, teams = by_problem ? threads : 1;
+
+  Arena measure{nullptr};
+  Problem<T, F, Hessian>(a, team, measure);
+  const std::size_t per_team = measure.used;
+  measure.used = 0;
+  Problem<T, F, Hessian>::scratch(a, measure);
+  const std::size_t per_thread = measure.used;
+  char* block = static_cast<char*>(std::aligned_alloc(64, teams * per_team + threads * per_thread));
+  if (!block) throw std::bad_alloc();
+
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads) if (threads > 1)
+#endif
+  {
+    int rank = 0;
+#ifdef _OPENMP
+    rank = omp_get_thread_num();
+#endif
+    Arena shared{block + (by_problem ? rank * per_team : 0)};
+    Arena own{block + teams * per_team + rank * per_thread};
+    Problem<T, F, Hessian> problem(a, team, shared);
+    const Scratch<T> scratch = Problem<T, F, Hessian>::scratch(a, own);
+    if (by_problem)
+      for (std::int64_t b = a.batch * rank / threads; b < a.batch * (rank + 1) / threads; ++b)
+        problem.solve(b, scratch, {0, 1});
+    else
+      for (std::int64_t b = 0; b < a.batch; ++b) problem.solve(b, scratch, {rank, team});
+  }
+  std::free(block);
+}
+
+template <class T>
+void choose(const MMD<T>& a) {
+  if (a.family == Family::imq)
+    a.vx ? run<T, Family::imq, true>(a) : run<T, Family::imq, false>(a);
+  else
+    a.vx ? run<T, Family::rbf, true>(a) : run<T, Family::rbf, false>(a);
+}
+
 }  // namespace
+
+void mmd_cpu(const MMD<float>& a) { choose(a); }
+void mmd_cpu(const MMD<double>& a) { choose(a); }
+
 }  // namespace vimae::VIMAE_SIMD

@@ -1,0 +1,55 @@
+"""mmd on the C++ core: allocates the outputs; half types are computed in float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import _native
+
+
+def mmd(x: Tensor, y: Tensor, family: str, scales: list[float], unbiased: bool) -> Tensor:
+    value = x.new_empty(x.shape[:-2], dtype=_accumulator(x))
+    _native.mmd(_rows(x), _rows(y), None, family, scales, unbiased, value, None, None)
+    return value
+
+
+def mmd_grad(
+    x: Tensor,
+    y: Tensor,
+    need_x: bool,
+    need_y: bool,
+    family: str,
+    scales: list[float],
+    unbiased: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = _accumulator(x)
+    value = x.new_empty(x.shape[:-2], dtype=dtype)
+    dx = x.new_empty(x.shape if need_x else 0, dtype=dtype)
+    dy = y.new_empty(y.shape if need_y else 0, dtype=dtype)
+    wanted = dx if need_x else None, dy if need_y else None
+    _native.mmd(_rows(x), _rows(y), None, family, scales, unbiased, value, *wanted)
+    return value, dx, dy
+
+
+def mmd_hvp(
+    x: Tensor, y: Tensor, vx: Tensor, vy: Tensor, family: str, scales: list[float], unbiased: bool
+) -> tuple[Tensor, Tensor]:
+    dtype = _accumulator(x)
+    hx, hy = x.new_empty(x.shape, dtype=dtype), y.new_empty(y.shape, dtype=dtype)
+    v = vx.to(dtype).contiguous(), vy.to(dtype).contiguous()
+    _native.mmd(_rows(x), _rows(y), v, family, scales, unbiased, None, hx, hy)
+    return hx, hy
+
+
+def _accumulator(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, n, d) in the accumulator's dtype with contiguous rows; a repeated batch entry stays one."""
+    x = x.to(_accumulator(x)).reshape(-1, *x.shape[-2:])
+    n, d = x.shape[1:]
+    if x.stride() == (x.stride(0), d, 1):
+        return x
+    return x.contiguous()
