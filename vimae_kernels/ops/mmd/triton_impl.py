@@ -1,0 +1,718 @@
+"""Squared MMD in Triton: value, gradient and Hessian-vector product, one pass over the pairs each.
+
+Every program owns a block of rows (points of x or of y) and sweeps columns. What the pairs add to a
+row is summed by the program that owns the row, so nothing is added atomically: a symmetric pair is
+visited from both its ends, which costs one more distance but no partial gradient per block, the only
+deterministic alternative. A value needs no owner; there each block of a symmetric term is visited once.
+Partial results of the programs are added by a second kernel in a fixed order.
+
+Distances are sums of squared coordinate differences: ||x||^2 + ||y||^2 - 2 x.y loses every digit that
+the points' common offset takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# What a kernel computes.
+VALUE, GRADIENT, HESSIAN = 0, 1, 2
+
+# Up to here a row's coordinates live in registers and d is a compile-time constant; above, tiles of
+# distances are built coordinate by coordinate.
+REGISTER_D = 32
+
+
+# Kernels as functions of s = ||x - y||^2. With c the smallest scale, they are returned in units that
+# leave one scale without a multiplication per pair: k = V * _value_unit, -k' = A * _slope_unit and
+# 2 k'' = B * _slope_unit.
+
+
+@triton.jit
+def _scale(scales, i: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
+    # Triton passes Python floats as float32; two of them make a double good to 1e-14.
+    if DOUBLE:
+        return tl.full((), scales[2 * i], tl.float64) + tl.full((), scales[2 * i + 1], tl.float64)
+    return tl.full((), scales[i], tl.float32)
+
+
+@triton.jit
+def _start(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What a sum of squares starts from: with c for 0, the sum that IMQ divides by costs no addition."""
+    c = _scale(scales, 0, DOUBLE)
+    return c if IMQ else c * 0.0
+
+
+@triton.jit
+def _kernel(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(V, A, B) for s counted from `_start`."""
+    c = _scale(scales, 0, DOUBLE)
+    if IMQ:
+        for i in tl.static_range(SCALES):
+            if DOUBLE:
+                u = 1.0 / (s + (_scale(scales, i, DOUBLE) - c))
+            else:
+                # Half the instructions of a division, and as exact as is asked for.
+                r = tl.rsqrt(s + (_scale(scales, i, DOUBLE) - c) if i > 0 else s)
+                u = r * r
+            if i == 0:
+                v = u
+                a = u * u
+                b = a * u
+            else:
+                t = u * (_scale(scales, i, DOUBLE) / c)
+                v += t
+                a = tl.fma(t, u, a)
+                b = tl.fma(t * u, u, b)
+        return v, a, b * 4.0
+    for i in tl.static_range(SCALES):
+        ci = _scale(scales, i, DOUBLE)
+        e = tl.exp(s * (-1.0 / ci)) if DOUBLE else tl.exp2(s * (-1.4426950408889634 / ci))
+        if i == 0:
+            v = e
+            a = e
+            b = e
+        else:
+            v += e
+            a = tl.fma(e, c / ci, a)
+            b = tl.fma(e, (c / ci) * (c / ci), b)
+    return v, a, b * (2.0 / c)
+
+
+@triton.jit
+def _value_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
+    c = _scale(scales, 0, DOUBLE).to(tl.float64)
+    return c if IMQ else c * 0.0 + 1.0
+
+
+@triton.jit
+def _slope_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
+    c = _scale(scales, 0, DOUBLE).to(tl.float64)
+    return c if IMQ else 1.0 / c
+
+
+@triton.jit
+def _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Which block of rows, of which side of which problem, and which share of its columns."""
+    blocks_x = tl.cdiv(n, ROWS)
+    blocks = blocks_x + tl.cdiv(m, ROWS)
+    index = tl.program_id(0) // splits
+    split = tl.program_id(0) % splits
+    batch = (index // blocks).to(tl.int64)
+    block = index % blocks
+    is_x = block < blocks_x
+    if is_x:
+        own, own_v, g, n_own, row = x, vx, gx, n, block * ROWS
+        other, other_v, n_other = y, vy, m
+    else:
+        own, own_v, g, n_own, row = y, vy, gy, m, (block - blocks_x) * ROWS
+        other, other_v, n_other = x, vx, n
+    same = 1.0 / (n_own.to(tl.float64) * (n_own - unbiased).to(tl.float64))
+    cross = -1.0 / (n_own.to(tl.float64) * n_other.to(tl.float64))
+    return batch, split, is_x, own, own_v, other, other_v, g, n_own, n_other, row, same, cross
+
+
+@triton.jit
+def _share(begin, end, split, splits, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The part of the columns begin..end that one of `splits` programs sweeps."""
+    size = tl.cdiv(tl.cdiv(end - begin, splits), COLUMNS) * COLUMNS
+    start = begin + split * size
+    return start, tl.minimum(start + size, end)
+
+
+@triton.jit
+def _store_value(values, value, n, m, unbiased, splits, ROWS: tl.constexpr, SCALES: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One partial value per program; a problem's first takes k(x, x) = 1 off the diagonals."""
+    programs = (tl.cdiv(n, ROWS) + tl.cdiv(m, ROWS)) * splits
+    ones = SCALES / (n - unbiased).to(tl.float64) + SCALES / (m - unbiased).to(tl.float64)
+    first = (tl.program_id(0) % programs == 0).to(tl.float64)
+    tl.store(values + tl.program_id(0), value - unbiased * first * ones)
+
+
+# Small d: coordinates in registers.
+
+
+@triton.jit
+def _coordinates(p, mask, D: tl.constexpr, PAIRED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The D coordinates of the points at p, a tuple of vectors."""
+    out = ()
+    if PAIRED:
+        # Two float32 in one 64-bit load: half the loads, and taking them apart is free.
+        p = p.to(tl.pointer_type(tl.int64))
+        for k in tl.static_range(D // 2):
+            pair = tl.load(p + k, mask=mask, other=None if mask is None else 0)
+            low = pair.to(tl.int32).to(tl.float32, bitcast=True)
+            high = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+            out = out + (low, high)
+    else:
+        for k in tl.static_range(D):
+            out = out + (tl.load(p + k, mask=mask, other=None if mask is None else 0.0),)
+    return out
+
+
+@triton.jit
+def _tile(  # type: ignore[no-untyped-def]
+    xs, vs, p, pv, mask, total, acc, scales,
+    D: tl.constexpr, SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
+    PAIRED: tl.constexpr, DOUBLE: tl.constexpr,
+):  # fmt: skip
+    """Add the pairs of the rows xs and the columns at p, element by element of a (rows, columns) tile."""
+    ys = _coordinates(p, mask, D, PAIRED)
+    s = xs[0][:, None] - ys[0][None, :]
+    ds = (s,)
+    s = tl.fma(s, s, tl.broadcast_to(_start(scales, IMQ, DOUBLE), s.shape))
+    for k in tl.static_range(1, D):
+        difference = xs[k][:, None] - ys[k][None, :]
+        ds = ds + (difference,)
+        s = tl.fma(difference, difference, s)
+    v, a, b = _kernel(s, scales, SCALES, IMQ, DOUBLE)
+    if mask is not None:
+        v = tl.where(mask[None, :], v, 0.0)
+        a = tl.where(mask[None, :], a, 0.0)
+        b = tl.where(mask[None, :], b, 0.0)
+    new = ()
+    if ORDER == 0:
+        return total + v, new
+    if ORDER == 1:
+        for k in tl.static_range(D):
+            new = new + (tl.fma(a, ds[k], acc[k]),)
+        return total + v, new
+    # (-2k') (v_i - v_j) - 4k'' ((x_i - y_j) . (v_i - v_j)) (x_i - y_j), halved.
+    ws = _coordinates(pv, mask, D, PAIRED)
+    b = -b
+    q = ds[0] * (vs[0][:, None] - ws[0][None, :])
+    for k in tl.static_range(1, D):
+        q = tl.fma(ds[k], vs[k][:, None] - ws[k][None, :], q)
+    q = q * b
+    for k in tl.static_range(D):
+        moved = tl.fma(a, vs[k][:, None] - ws[k][None, :], acc[k])
+        new = new + (tl.fma(q, ds[k], moved),)
+    return total, new
+
+
+@triton.jit
+def _sweep(  # type: ignore[no-untyped-def]
+    y, vy, start, stop, xs, vs, row_mask, g,
+    scales,
+    D: tl.constexpr, SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PAIRED: tl.constexpr, DOUBLE: tl.constexpr,
+):  # fmt: skip
+    """The sum of V over the rows and the columns start..stop, and g plus each row's sum for its gradient."""
+    columns = tl.arange(0, COLUMNS)
+    value = tl.full((), 0.0, tl.float64)
+    # The tile's elements are summed apart, in chunks short enough for float32.
+    for chunk in range(start, stop, 128 * COLUMNS):
+        end = tl.minimum(chunk + 128 * COLUMNS, stop)
+        full = end - (end - chunk) % COLUMNS
+        total = tl.zeros((ROWS, COLUMNS), tl.float64 if DOUBLE else tl.float32)
+        acc = ()
+        if ORDER > 0:
+            for k in tl.static_range(D):
+                acc = acc + (tl.zeros((ROWS, COLUMNS), total.dtype),)
+        p = y + (chunk + columns) * D
+        pv = vy + (chunk + columns) * D
+        for _ in range(chunk, full, COLUMNS):
+            total, acc = _tile(
+                xs, vs, p, pv, None, total, acc, scales, D, SCALES, IMQ, ORDER, PAIRED, DOUBLE
+            )
+            p += COLUMNS * D
+            pv += COLUMNS * D
+        if full < end:
+            total, acc = _tile(
+                xs, vs, p, pv, full + columns < end, total, acc, scales,
+                D, SCALES, IMQ, ORDER, PAIRED, DOUBLE,
+            )  # fmt: skip
+        if ORDER < 2:
+            value += tl.sum(tl.where(row_mask[:, None], total, 0.0)).to(tl.float64)
+        if ORDER > 0:
+            new = ()
+            for k in tl.static_range(D):
+                new = new + (g[k] + tl.sum(acc[k], 1),)
+            g = new
+    return value, g
+
+
+@triton.jit(do_not_specialize=["n", "m", "unbiased", "splits", "share"])
+def _register_kernel(  # type: ignore[no-untyped-def]
+    x, y, vx, vy, gx, gy, values, n, m, unbiased, splits, share, scales,
+    D: tl.constexpr, SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
+    BOTH: tl.constexpr, PAIRED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """x (B, n, D), y (B, m, D), contiguous; gx and gy hold `splits` partial sums, `share` elements apart."""
+    DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
+    batch, split, is_x, own, own_v, other, other_v, g_own, n_own, n_other, row, same, cross = (
+        _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS)
+    )
+    own += batch * n_own * D
+    own_v += batch * n_own * D
+    other += batch * n_other * D
+    other_v += batch * n_other * D
+    rows = row + tl.arange(0, ROWS)
+    row_mask = rows < n_own
+    clamped = tl.minimum(rows, n_own - 1) * D
+    xs = _coordinates(own + clamped, None, D, False)
+    vs = ()
+    if ORDER == 2:
+        vs = _coordinates(own_v + clamped, None, D, False)
+
+    if ORDER > 0 and (BOTH or is_x):
+        g = ()
+        for k in tl.static_range(D):
+            g = g + (tl.zeros((ROWS,), x.dtype.element_ty),)
+        start, stop = _share(0, n_own, split, splits, COLUMNS)
+        value_same, g = _sweep(
+            own, own_v, start, stop, xs, vs, row_mask, g, scales,
+            D, SCALES, IMQ, ORDER, ROWS, COLUMNS, PAIRED, DOUBLE,
+        )  # fmt: skip
+        scaled = ()
+        for k in tl.static_range(D):
+            scaled = scaled + (g[k] * (same / cross).to(g[k].dtype),)
+        start, stop = _share(0, n_other, split, splits, COLUMNS)
+        value_cross, g = _sweep(
+            other, other_v, start, stop, xs, vs, row_mask, scaled, scales,
+            D, SCALES, IMQ, ORDER, ROWS, COLUMNS, PAIRED, DOUBLE,
+        )  # fmt: skip
+        unit = (-4.0 * cross * _slope_unit(scales, IMQ, DOUBLE)).to(x.dtype.element_ty)
+        g_own += split.to(tl.int64) * share + batch * n_own * D
+        for k in tl.static_range(D):
+            tl.store(g_own + rows * D + k, g[k] * unit, mask=row_mask)
+        # The rows of y meet the same pairs again.
+        if not is_x:
+            value_cross = 0.0 * value_cross
+    else:
+        start, stop = _share(row, n_own, split, splits, COLUMNS)
+        middle = tl.minimum(row + ROWS, stop)
+        value_same, _ = _sweep(
+            own, own_v, start, middle, xs, vs, row_mask, (), scales,
+            D, SCALES, IMQ, 0, ROWS, COLUMNS, PAIRED, DOUBLE,
+        )  # fmt: skip
+        value_once, _ = _sweep(
+            own, own_v, tl.maximum(start, row + ROWS), stop, xs, vs, row_mask, (), scales,
+            D, SCALES, IMQ, 0, ROWS, COLUMNS, PAIRED, DOUBLE,
+        )  # fmt: skip
+        value_same += 2.0 * value_once
+        start, stop = _share(0, tl.where(is_x, n_other, 0), split, splits, COLUMNS)
+        value_cross, _ = _sweep(
+            other, other_v, start, stop, xs, vs, row_mask, (), scales,
+            D, SCALES, IMQ, 0, ROWS, COLUMNS, PAIRED, DOUBLE,
+        )  # fmt: skip
+    if ORDER < 2:
+        value = (same * value_same + 2.0 * cross * value_cross) * _value_unit(scales, IMQ, DOUBLE)
+        _store_value(values, value, n, m, unbiased, splits, ROWS, SCALES)
+
+
+# Large d: a tile of distances is summed over all coordinates, then the weights it gives are applied
+# coordinate by coordinate.
+
+
+@triton.jit
+def _distances(  # type: ignore[no-untyped-def]
+    px, pvx, py, pvy, n_rows, n_columns, d, columns_mask, scales,
+    IMQ: tl.constexpr, ORDER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):  # fmt: skip
+    """s from `_start` and q = (x_i - y_j) . (v_i - v_j), both (ROWS, COLUMNS); the inputs are (d, points)."""
+    s = tl.zeros((ROWS, COLUMNS), tl.float64 if DOUBLE else tl.float32) + _start(
+        scales, IMQ, DOUBLE
+    )
+    q = tl.zeros((ROWS, COLUMNS), s.dtype)
+    for _ in range(0, d):
+        e = tl.load(px)[:, None] - tl.load(py, mask=columns_mask, other=0.0)[None, :]
+        s = tl.fma(e, e, s)
+        px += n_rows
+        py += n_columns
+        if ORDER == 2:
+            moved = tl.load(pvx)[:, None] - tl.load(pvy, mask=columns_mask, other=0.0)[None, :]
+            q = tl.fma(e, moved, q)
+            pvx += n_rows
+            pvy += n_columns
+    return s, q
+
+
+@triton.jit
+def _product(w, p, p_ref, n_columns, ks, k_mask, columns_mask, total):  # type: ignore[no-untyped-def]
+    """total + sum_j w_ij (y_jk - r_k) with r the first row of this block.
+
+    sum_j w_ij (x_i - y_j) = (sum_j w_ij) (x_i - r) - sum_j w_ij (y_j - r) for every r. With a sample
+    for r all terms are differences of samples, so a common offset costs nothing.
+    """
+    mask = columns_mask[:, None] & k_mask[None, :]
+    y = tl.load(p[:, None] + ks[None, :] * n_columns, mask=mask, other=0.0)
+    y -= tl.load(p_ref, mask=k_mask, other=0.0)[None, :]
+    return tl.dot(w, y, total, input_precision="ieee", out_dtype=total.dtype)
+
+
+@triton.jit
+def _tiled_sweep(  # type: ignore[no-untyped-def]
+    x, vx, y, vy, g, n_rows, n_columns, d, row, start, stop, weight, fresh, weights, bends, scales,
+    SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, DOUBLE: tl.constexpr,
+):  # fmt: skip
+    """The sum of V over the rows from `row` and the columns start..stop.
+
+    Adds weight * sum_j A_ij (y_j - r) to g (overwrites it while `fresh`), and the rows' sums of the
+    weights to `weights` and `bends`, which have yet to multiply x_i - r and v_i - r_v.
+    """
+    rows = row + tl.arange(0, ROWS)
+    row_mask = rows < n_rows
+    clamped = tl.minimum(rows, n_rows - 1)
+    value = tl.full((), 0.0, tl.float64)
+    for j in range(start, stop, COLUMNS):
+        columns = j + tl.arange(0, COLUMNS)
+        mask = columns < stop
+        s, q = _distances(
+            x + clamped, vx + clamped, y + columns, vy + columns, n_rows, n_columns, d, mask, scales,
+            IMQ, ORDER, ROWS, COLUMNS, DOUBLE,
+        )  # fmt: skip
+        v, a, b = _kernel(s, scales, SCALES, IMQ, DOUBLE)
+        inside = row_mask[:, None] & mask[None, :]
+        if ORDER < 2:
+            value += tl.sum(tl.where(inside, v, 0.0)).to(tl.float64)
+        if ORDER > 0:
+            a = tl.where(inside, a * weight, 0.0)
+            b = tl.where(inside, b * q * -weight, 0.0)
+            weights += tl.sum(a, 1)
+            bends += tl.sum(b, 1)
+            for k in range(0, d, DEPTH):
+                ks = (k + tl.arange(0, DEPTH)).to(tl.int64)
+                k_mask = ks < d
+                at = g + rows[:, None].to(tl.int64) * d + ks[None, :]
+                at_mask = row_mask[:, None] & k_mask[None, :]
+                total = tl.load(at, mask=at_mask & (not fresh), other=0.0)
+                if ORDER == 1:
+                    total = _product(
+                        a, y + columns, x + row + ks * n_rows, n_columns, ks, k_mask, mask, total
+                    )
+                else:
+                    total = _product(
+                        a, vy + columns, vx + row + ks * n_rows, n_columns, ks, k_mask, mask, total
+                    )
+                    total = _product(
+                        b, y + columns, x + row + ks * n_rows, n_columns, ks, k_mask, mask, total
+                    )
+                tl.store(at, total, mask=at_mask)
+            # The next tile reads what this one wrote.
+            tl.debug_barrier()
+            fresh = fresh & False
+    return value, fresh, weights, bends
+
+
+@triton.jit(do_not_specialize=["n", "m", "d", "unbiased", "splits", "share"])
+def _tiled_kernel(  # type: ignore[no-untyped-def]
+    x, y, vx, vy, gx, gy, values, n, m, d, unbiased, splits, share, scales,
+    SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr, BOTH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """x (B, d, n), y (B, d, m), contiguous; gx (splits, B, n, d) and gy, `share` elements apart."""
+    DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
+    batch, split, is_x, own, own_v, other, other_v, g_own, n_own, n_other, row, same, cross = (
+        _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS)
+    )
+    own += batch * n_own * d
+    own_v += batch * n_own * d
+    other += batch * n_other * d
+    other_v += batch * n_other * d
+    weights = tl.zeros((ROWS,), x.dtype.element_ty)
+    bends = tl.zeros((ROWS,), x.dtype.element_ty)
+    fresh = row >= 0
+
+    if ORDER > 0 and (BOTH or is_x):
+        unit = -4.0 * _slope_unit(scales, IMQ, DOUBLE)
+        g_own += split.to(tl.int64) * share + batch * n_own * d
+        start, stop = _share(0, n_own, split, splits, COLUMNS)
+        value_same, fresh, weights, bends = _tiled_sweep(
+            own, own_v, own, own_v, g_own, n_own, n_own, d, row, start, stop,
+            (unit * same).to(x.dtype.element_ty), fresh, weights, bends, scales,
+            SCALES, IMQ, ORDER, ROWS, COLUMNS, DEPTH, DOUBLE,
+        )  # fmt: skip
+        start, stop = _share(0, n_other, split, splits, COLUMNS)
+        value_cross, fresh, weights, bends = _tiled_sweep(
+            own, own_v, other, other_v, g_own, n_own, n_other, d, row, start, stop,
+            (unit * cross).to(x.dtype.element_ty), fresh, weights, bends, scales,
+            SCALES, IMQ, ORDER, ROWS, COLUMNS, DEPTH, DOUBLE,
+        )  # fmt: skip
+        rows = row + tl.arange(0, ROWS)
+        row_mask = rows < n_own
+        for k in range(0, d, DEPTH):
+            ks = (k + tl.arange(0, DEPTH)).to(tl.int64)
+            mask = row_mask[:, None] & (ks < d)[None, :]
+            from_x = ks[None, :] * n_own + rows[:, None]
+            from_r = ks * n_own + row
+            at = g_own + rows[:, None].to(tl.int64) * d + ks[None, :]
+            total = tl.load(at, mask=mask & (not fresh), other=0.0)
+            offset = tl.load(own + from_x, mask=mask, other=0.0)
+            offset -= tl.load(own + from_r, mask=ks < d, other=0.0)[None, :]
+            if ORDER == 1:
+                total = weights[:, None] * offset - total
+            else:
+                moved = tl.load(own_v + from_x, mask=mask, other=0.0)
+                moved -= tl.load(own_v + from_r, mask=ks < d, other=0.0)[None, :]
+                total = weights[:, None] * moved + bends[:, None] * offset - total
+            tl.store(at, total, mask=mask)
+        # The rows of y meet the same pairs again.
+        if not is_x:
+            value_cross = 0.0 * value_cross
+    else:
+        start, stop = _share(row, n_own, split, splits, COLUMNS)
+        middle = tl.minimum(row + ROWS, stop)
+        zero = (0.0 * same).to(x.dtype.element_ty)
+        value_same, _, _, _ = _tiled_sweep(
+            own, own_v, own, own_v, g_own, n_own, n_own, d, row, start, middle,
+            zero, fresh, weights, bends, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
+        )  # fmt: skip
+        value_once, _, _, _ = _tiled_sweep(
+            own, own_v, own, own_v, g_own, n_own, n_own, d, row, tl.maximum(start, row + ROWS), stop,
+            zero, fresh, weights, bends, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
+        )  # fmt: skip
+        value_same += 2.0 * value_once
+        start, stop = _share(0, tl.where(is_x, n_other, 0), split, splits, COLUMNS)
+        value_cross, _, _, _ = _tiled_sweep(
+            own, own_v, other, other_v, g_own, n_own, n_other, d, row, start, stop,
+            zero, fresh, weights, bends, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
+        )  # fmt: skip
+    if ORDER < 2:
+        value = (same * value_same + 2.0 * cross * value_cross) * _value_unit(scales, IMQ, DOUBLE)
+        _store_value(values, value, n, m, unbiased, splits, ROWS, SCALES)
+
+
+@triton.jit(do_not_specialize=["programs", "problems", "splits", "share", "size_x"])
+def _finish_kernel(  # type: ignore[no-untyped-def]
+    values, out, partial, gx, gy, programs, problems, splits, share, size_x,
+    VALUES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out[b] = the sum of problem b's partial values; gx and gy = the sums of the `splits` partial ones."""
+    offsets = tl.arange(0, BLOCK)
+    pid = tl.program_id(0)
+    if VALUES:
+        if pid < problems:
+            total = tl.zeros((BLOCK,), tl.float64)
+            for start in range(0, programs, BLOCK):
+                index = start + offsets
+                at = values + pid.to(tl.int64) * programs + index
+                total += tl.load(at, mask=index < programs, other=0.0)
+            tl.store(out + pid, tl.sum(total).to(out.dtype.element_ty))
+        pid -= problems
+    if pid >= 0:
+        index = pid.to(tl.int64) * BLOCK + offsets
+        total = tl.zeros((BLOCK,), partial.dtype.element_ty)
+        for _ in range(splits):
+            total += tl.load(partial + index, mask=index < share, other=0.0)
+            partial += share
+        tl.store(gx + index, total, mask=index < size_x)
+        tl.store(gy + (index - size_x), total, mask=(index >= size_x) & (index < share))
+
+
+class Tile(NamedTuple):
+    """The pairs a program holds at once, and the warps that share them."""
+
+    rows: int
+    columns: int
+    warps: int
+    depth: int = 0  # coordinates per product, for tiled kernels
+
+
+class Launch(NamedTuple):
+    """What one launch is compiled from, beside the types of its arguments."""
+
+    kernel: Any
+    constants: dict[str, Any]
+    options: dict[str, Any]
+
+
+# By the largest d a tile is for; None is every larger d. Within 255 registers a thread holds
+# x, the gradient and the differences of 8 pairs up to d = 8, of 4 up to 16 and of 2 up to 32: the
+# more rows per thread, the fewer loads per pair. tests/test_triton_aot.py compiles them all and
+# fails if one spills.
+_FLOAT32: dict[int, dict[int | None, Tile]] = {
+    VALUE: {
+        8: Tile(64, 16, 4),
+        16: Tile(64, 16, 4),
+        32: Tile(32, 16, 4),
+        None: Tile(64, 64, 4),
+    },
+    GRADIENT: {
+        8: Tile(64, 16, 4),
+        16: Tile(32, 16, 4),
+        32: Tile(16, 16, 4),
+        None: Tile(64, 32, 4, 32),
+    },
+    HESSIAN: {
+        8: Tile(32, 16, 4),
+        16: Tile(16, 16, 4),
+        32: Tile(16, 16, 8),
+        None: Tile(32, 32, 4, 32),
+    },
+}
+_FLOAT64: dict[int, dict[int | None, Tile]] = {
+    VALUE: {
+        8: Tile(32, 16, 4),
+        16: Tile(32, 16, 4),
+        32: Tile(16, 16, 4),
+        None: Tile(32, 32, 4),
+    },
+    GRADIENT: {
+        8: Tile(32, 16, 4),
+        16: Tile(16, 16, 4),
+        32: Tile(16, 16, 8),
+        None: Tile(32, 32, 4, 16),
+    },
+    HESSIAN: {
+        8: Tile(16, 16, 4),
+        16: Tile(16, 16, 8),
+        32: Tile(16, 16, 8),
+        None: Tile(16, 16, 4, 16),
+    },
+}
+
+
+def configuration(
+    d: int, dtype: torch.dtype, order: int, both: bool, paired: bool, family: str, scales: int
+) -> Launch:
+    """The kernel, compile-time constants and options for points in d dimensions."""
+    tiles = (_FLOAT64 if dtype == torch.float64 else _FLOAT32)[order]
+    tile = next(t for limit, t in tiles.items() if limit is None or d <= limit)
+    constants = {
+        "SCALES": scales,
+        "IMQ": family == "imq",
+        "ORDER": order,
+        "BOTH": both,
+        "ROWS": tile.rows,
+        "COLUMNS": tile.columns,
+    }
+    # Triton's own default for contracting a * b + c changes between its versions.
+    options = {"num_warps": tile.warps, "num_stages": 1, "enable_fp_fusion": True}
+    if d > REGISTER_D:
+        return Launch(_tiled_kernel, {**constants, "DEPTH": tile.depth}, options)
+    return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
+
+
+def mmd(x: Tensor, y: Tensor, family: str, scales: list[float], unbiased: bool) -> Tensor:
+    """The squared MMD (...) of x (..., n, d) and y (..., m, d)."""
+    return _run(VALUE, x, y, None, None, False, family, scales, unbiased)[0]
+
+
+def mmd_grad(
+    x: Tensor,
+    y: Tensor,
+    need_x: bool,
+    need_y: bool,
+    family: str,
+    scales: list[float],
+    unbiased: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The squared MMD and its gradients in x and y; one that is not needed is empty."""
+    if need_y and not need_x:
+        value, dy, dx = _run(GRADIENT, y, x, None, None, False, family, scales, unbiased)
+        return value, dx, dy
+    return _run(GRADIENT if need_x else VALUE, x, y, None, None, need_y, family, scales, unbiased)
+
+
+def mmd_hvp(
+    x: Tensor,
+    y: Tensor,
+    vx: Tensor,
+    vy: Tensor,
+    family: str,
+    scales: list[float],
+    unbiased: bool,
+) -> tuple[Tensor, Tensor]:
+    """The Hessian of the squared MMD applied to (vx, vy)."""
+    return _run(HESSIAN, x, y, vx, vy, True, family, scales, unbiased)[1:]
+
+
+def _run(
+    order: int,
+    x: Tensor,
+    y: Tensor,
+    vx: Tensor | None,
+    vy: Tensor | None,
+    both: bool,
+    family: str,
+    scales: list[float],
+    unbiased: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(value, gx, gy) of a launch of this order; those it does not make are empty."""
+    batch, (n, d), m = x.shape[:-2], x.shape[-2:], y.shape[-2]
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    problems = batch.numel()
+    empty = x.new_empty(0, dtype=dtype)
+    value = x.new_empty(batch, dtype=dtype) if order != HESSIAN else empty
+    gx = x.new_empty(x.shape, dtype=dtype) if order != VALUE else empty
+    gy = x.new_empty(y.shape, dtype=dtype) if both else empty
+    if problems == 0:
+        return value, gx, gy
+
+    tiled = d > REGISTER_D
+    x, y = _pack(x, dtype, tiled), _pack(y, dtype, tiled)
+    vx = x if vx is None else _pack(vx, dtype, tiled)
+    vy = y if vy is None else _pack(vy, dtype, tiled)
+    paired = dtype == torch.float32 and d % 2 == 0 and not tiled and _aligned(x, y, vx, vy)
+    launch = configuration(d, dtype, order, both, paired, family, len(scales))
+
+    blocks = triton.cdiv(n, launch.constants["ROWS"]) + triton.cdiv(m, launch.constants["ROWS"])
+    splits = _splits(problems * blocks, max(n, m), launch.constants["COLUMNS"])
+    values = empty
+    if order != HESSIAN:
+        values = x.new_empty(problems * blocks * splits, dtype=torch.float64)
+    # One split writes the gradients themselves, several write partial ones for _finish_kernel.
+    partial_x, partial_y, share = gx, gy, 0
+    if splits > 1 and order != VALUE:
+        share = gx.numel() + gy.numel()
+        partial_x = x.new_empty(splits * share, dtype=dtype)
+        partial_y = partial_x[gx.numel() :]
+
+    sizes = (n, m, d) if tiled else (n, m)
+    with _on_device_of(x):
+        launch.kernel[(problems * blocks * splits,)](
+            x, y, vx, vy, partial_x, partial_y, values, *sizes, int(unbiased), splits, share,
+            _scale_arguments(scales, dtype), **launch.constants, **launch.options,
+        )  # fmt: skip
+        finish = (0 if order == HESSIAN else problems) + triton.cdiv(share, _FINISH_BLOCK)
+        if finish:
+            _finish_kernel[(finish,)](
+                values, value, partial_x, gx, gy, blocks * splits, problems, splits, share,
+                gx.numel(), VALUES=order != HESSIAN, BLOCK=_FINISH_BLOCK,
+                num_warps=4, enable_fp_fusion=True,
+            )  # fmt: skip
+    return value, gx, gy
+
+
+_FINISH_BLOCK = 512
+
+
+def _pack(t: Tensor, dtype: torch.dtype, tiled: bool) -> Tensor:
+    """(B, n, d), or (B, d, n) for the tiled kernels, contiguous: O(n d) beside the O(n^2 d) to come."""
+    t = t.to(dtype).reshape(t.shape[:-2].numel(), *t.shape[-2:])
+    return (t.mT if tiled else t).contiguous()
+
+
+def _aligned(*tensors: Tensor) -> bool:
+    return all(t.data_ptr() % 8 == 0 for t in tensors)
+
+
+def _splits(blocks: int, columns: int, tile: int) -> int:
+    """Into how many programs a block's columns are split: enough to fill a GPU, each worth its start.
+
+    At most 8, for each has a partial gradient.
+    """
+    return max(1, min(8, 1024 // blocks, columns // (2 * tile)))
+
+
+def _scale_arguments(scales: list[float], dtype: torch.dtype) -> tuple[float, ...]:
+    """The scales in ascending order, as `_scale` reads them."""
+    ordered = sorted(scales)
+    if dtype == torch.float32:
+        return tuple(ordered)
+    high = torch.tensor(ordered, dtype=torch.float64).float().double().tolist()
+    return tuple(part for c, h in zip(ordered, high, strict=True) for part in (h, c - h))
+
+
+def _on_device_of(x: Tensor) -> Any:
+    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device_of(x)
