@@ -16,6 +16,7 @@
 #endif
 
 #define VIMAE_INLINE inline __attribute__((always_inline))
+#define VIMAE_LAMBDA __attribute__((always_inline))
 
 namespace vimae::VIMAE_SIMD {
 namespace {
@@ -53,7 +54,7 @@ constexpr int kLanes = VIMAE_SIMD_BYTES / int(sizeof(T));
 
 template <class T>
 VIMAE_INLINE Vec<T> splat(T x) {
-  return Vec<T>{} + x;
+  return x - Vec<T>{};  // not 0 + x, which compilers must keep for the sake of -0
 }
 
 template <class T>
@@ -68,16 +69,41 @@ VIMAE_INLINE void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
-// The sum of the lanes as a fixed tree, in float64.
+// 0, 1, 2, ...
 template <class T>
-VIMAE_INLINE double sum(Vec<T> v) {
-  T lane[kLanes<T>];
-  std::memcpy(lane, &v, sizeof v);
-  double total[kLanes<T>];
-  for (int l = 0; l < kLanes<T>; ++l) total[l] = double(lane[l]);
-  for (int width = kLanes<T> / 2; width > 0; width /= 2)
-    for (int l = 0; l < width; ++l) total[l] += total[l + width];
-  return total[0];
+VIMAE_INLINE Vec<T> lane_numbers() {
+  Vec<T> v;
+  for (int l = 0; l < kLanes<T>; ++l) v[l] = T(l);
+  return v;
+}
+
+// The lanes in float64: one vector, the two halves of a float vector added.
+VIMAE_INLINE Vec<double> widen(Vec<double> v) { return v; }
+
+VIMAE_INLINE Vec<double> widen(Vec<float> v) {
+  typedef float Half __attribute__((vector_size(VIMAE_SIMD_BYTES / 2)));
+  Half low, high;
+  std::memcpy(&low, &v, sizeof low);
+  std::memcpy(&high, reinterpret_cast<char*>(&v) + sizeof low, sizeof high);
+  return __builtin_convertvector(low, Vec<double>) + __builtin_convertvector(high, Vec<double>);
+}
+
+// The sum of the lanes, as a fixed tree.
+VIMAE_INLINE double sum(Vec<double> v) {
+#if VIMAE_SIMD_BYTES == 16
+  return v[0] + v[1];
+#else
+  typedef double Half __attribute__((vector_size(VIMAE_SIMD_BYTES / 2)));
+  Half low, high;
+  std::memcpy(&low, &v, sizeof low);
+  std::memcpy(&high, reinterpret_cast<char*>(&v) + sizeof low, sizeof high);
+  const Half half = low + high;
+#if VIMAE_SIMD_BYTES == 32
+  return half[0] + half[1];
+#else
+  return (half[0] + half[2]) + (half[1] + half[3]);
+#endif
+#endif
 }
 
 // exp(x) for x <= 0: below 1.2 ulp; 0 where the result would be subnormal; NaN stays NaN.

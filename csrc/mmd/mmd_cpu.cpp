@@ -27,12 +27,14 @@ constexpr int R = 4;        // rows of a register tile ...
 constexpr int JV = VIMAE_SIMD_BYTES == 64 ? 4 : 2;  // ... and vectors of columns: what the registers hold
 constexpr std::int64_t kColumnPanels = 8;  // column panels between two reductions of a row's gradient, large d
 
-// What a tile is asked for.
-enum Want { kValue = 0, kRows = 1, kColumns = 2, kBoth = 3 };
+// What a tile is asked for besides the sum of its kernel values: the gradient of its columns, or of both sides.
+// Columns lie along the lanes, so theirs is the cheap one; rows have to be added up across the lanes.
+enum class Want { value, columns, both };
 
 // A scale, and the factors that turn powers of its k into w 2 k' and w 4 k'', w being the weight of a pair.
+template <class T>
 struct Scale {
-  double c, first, second;
+  T c, first, second;
 };
 
 template <class T>
@@ -55,19 +57,22 @@ struct Scratch {
 
 template <class T, Family F, bool Hessian>
 struct Tiles {
-  static constexpr int V = kLanes<T>, J = JV * V;  // columns of a register tile
+  static constexpr int V = kLanes<T>;
   std::int64_t d;
   int n_scales;
   Scratch<T> scratch;
 
-  // Squared distances (and for the Hessian (x_i - y_j).(vx_i - vy_j)) over kc coordinates of R x J pairs.
+  // A register tile: R rows against NV vectors of columns. Pointers are to its first row and first column.
+
+  // Squared distances over kc coordinates, and for the Hessian (x_i - y_j).(vx_i - vy_j).
+  template <int NV>
   VIMAE_INLINE void distances(const T* x, const T* y, const T* vx, const T* vy, int kc, bool first, T* s,
                               T* t) const {
-    Vec<T> acc[R][JV] = {}, dot[Hessian ? R : 1][Hessian ? JV : 1] = {};
+    Vec<T> acc[R][NV] = {}, dot[Hessian ? R : 1][Hessian ? NV : 1] = {};
     for (int k = 0; k < kc; ++k) {
-      Vec<T> yk[JV], vk[JV];
+      Vec<T> yk[NV], vk[NV];
 #pragma GCC unroll 4
-      for (int j = 0; j < JV; ++j) {
+      for (int j = 0; j < NV; ++j) {
         yk[j] = load(y + k * P + j * V);
         if (Hessian) vk[j] = load(vy + k * P + j * V);
       }
@@ -75,7 +80,7 @@ struct Tiles {
       for (int r = 0; r < R; ++r) {
         const Vec<T> xk = splat(x[k * P + r]);
 #pragma GCC unroll 4
-        for (int j = 0; j < JV; ++j) {
+        for (int j = 0; j < NV; ++j) {
           const Vec<T> diff = xk - yk[j];
           acc[r][j] += diff * diff;
           if (Hessian) dot[r][j] += diff * (splat(vx[k * P + r]) - vk[j]);
@@ -85,104 +90,130 @@ struct Tiles {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int j = 0; j < JV; ++j) {
+      for (int j = 0; j < NV; ++j) {
         // Partial sums per KC coordinates: rounding does not grow with d.
         store(s + r * P + j * V, first ? acc[r][j] : load(s + r * P + j * V) + acc[r][j]);
         if (Hessian) store(t + r * P + j * V, first ? dot[r][j] : load(t + r * P + j * V) + dot[r][j]);
       }
   }
 
-  // Turns squared distances into weights and returns the sum of the kernel. `rows` and `columns` are how many
-  // of the R x J pairs exist: padding gets weight 0.
-  VIMAE_INLINE double weigh(const Scale* scale, T* s, T* t, std::int64_t rows, std::int64_t columns) const {
+  // Which pairs of a tile exist: rows and columns short of the padding, and on the diagonal only column > row.
+  struct Edge {
+    int rows, columns, diagonal;  // column c of row r is a pair where c > r + diagonal
+  };
+
+  // Turns squared distances into weights, and returns the sum of the kernel over the lanes.
+  template <int NV, bool Gradient>
+  VIMAE_INLINE Vec<double> weigh(const Scale<T>* scale, T* s, T* t, Edge edge) const {
     Vec<T> total = {};
-    const bool edge = rows < R || columns < J;
+    const bool whole = edge.rows >= R && edge.columns >= NV * V && edge.diagonal < -(R - 1);
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r) {
+      Vec<T> sq[NV], value[NV] = {}, first[NV] = {}, second[Hessian ? NV : 1] = {};
 #pragma GCC unroll 4
-      for (int j = 0; j < JV; ++j) {
-        const Vec<T> sq = load(s + r * P + j * V);
-        Vec<T> value = {}, first = {}, second = {};
-        for (int i = 0; i < n_scales; ++i) {
-          const T c = T(scale[i].c);
-          Vec<T> k;
-          if constexpr (F == Family::imq) {
-            k = c / (c + sq);
-            first += (k * k) * T(scale[i].first);
-            if (Hessian) second += (k * k * k) * T(scale[i].second);
-          } else {
-            k = exp_nonpositive<T>(sq * T(-1 / scale[i].c));
-            first += k * T(scale[i].first);
-            if (Hessian) second += k * T(scale[i].second);
-          }
-          value += k;
+      for (int j = 0; j < NV; ++j) sq[j] = load(s + r * P + j * V);
+      for (int i = 0; i < n_scales; ++i) {
+        const Vec<T> c = splat(scale[i].c), c1 = splat(scale[i].first);
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) {
+          const Vec<T> k = F == Family::imq ? c / (c + sq[j]) : exp_nonpositive<T>(sq[j] * c);
+          value[j] += k;
+          if (Gradient) first[j] += (F == Family::imq ? k * k : k) * c1;
+          if (Hessian) second[j] += (F == Family::imq ? k * k * k : k) * scale[i].second;
         }
-        if (edge) {
-          T exists[V];
-          for (int l = 0; l < V; ++l) exists[l] = T(r < rows && j * V + l < columns);
-          const Vec<T> mask = load(exists);
-          value *= mask, first *= mask, second *= mask;
-        }
-        total += value;
-        store(s + r * P + j * V, first);
-        if (Hessian) store(t + r * P + j * V, second * load(t + r * P + j * V));
       }
-    return sum<T>(total);
+      if (!whole) {
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) {
+          const Vec<T> column = lane_numbers<T>() + T(j * V), none = {};
+          const auto pair = (column < splat(T(r < edge.rows ? edge.columns : 0))) &
+                            (column > splat(T(r + edge.diagonal)));
+          value[j] = pair ? value[j] : none;
+          if (Gradient) first[j] = pair ? first[j] : none;
+          if (Hessian) second[j] = pair ? second[j] : none;
+        }
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) {
+        total += value[j];
+        if (Gradient) store(s + r * P + j * V, first[j]);
+        if (Hessian) store(t + r * P + j * V, second[j] * load(t + r * P + j * V));
+      }
+    }
+    return widen(total);
   }
 
-  // Adds w_ij (x_i - y_j) to the rows and subtracts it from the columns, over kc coordinates of R x J pairs.
-  template <bool Rows, bool Columns>
+  // Adds w_ij (x_i - y_j) to the rows and subtracts it from the columns, over kc coordinates.
+  template <int NV, bool Rows>
   VIMAE_INLINE void pull(const T* x, const T* y, const T* vx, const T* vy, int kc, const T* w1, const T* w2,
-                         Vec<T>* gx, T* gy) const {
-    Vec<T> w[R][JV], u[R][JV];
+                         bool first, Vec<T>* gx, T* gy) const {
+    Vec<T> w[R][NV], u[R][NV];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int j = 0; j < JV; ++j) {
+      for (int j = 0; j < NV; ++j) {
         w[r][j] = load(w1 + r * P + j * V);
         if (Hessian) u[r][j] = load(w2 + r * P + j * V);
       }
     for (int k = 0; k < kc; ++k) {
-      Vec<T> yk[JV], vk[JV], gk[JV];
+      Vec<T> yk[NV], vk[NV], gk[NV];
 #pragma GCC unroll 4
-      for (int j = 0; j < JV; ++j) {
+      for (int j = 0; j < NV; ++j) {
         yk[j] = load(y + k * P + j * V);
         if (Hessian) vk[j] = load(vy + k * P + j * V);
-        if (Columns) gk[j] = load(gy + k * P + j * V);
+        gk[j] = load(gy + k * P + j * V);
       }
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const Vec<T> xk = splat(x[k * P + r]);
         Vec<T> g = {};
-        if (Rows) g = gx[k * R + r];
+        if (Rows && !first) g = gx[k * R + r];
 #pragma GCC unroll 4
-        for (int j = 0; j < JV; ++j) {
+        for (int j = 0; j < NV; ++j) {
           const Vec<T> diff = xk - yk[j];
           if (Hessian) {
             const Vec<T> force = w[r][j] * (splat(vx[k * P + r]) - vk[j]) + u[r][j] * diff;
             if (Rows) g += force;
-            if (Columns) gk[j] -= force;
+            gk[j] -= force;
           } else {
             if (Rows) g += w[r][j] * diff;
-            if (Columns) gk[j] -= w[r][j] * diff;
+            gk[j] -= w[r][j] * diff;
           }
         }
         if (Rows) gx[k * R + r] = g;
       }
-      if (Columns) {
 #pragma GCC unroll 4
-        for (int j = 0; j < JV; ++j) store(gy + k * P + j * V, gk[j]);
-      }
+      for (int j = 0; j < NV; ++j) store(gy + k * P + j * V, gk[j]);
     }
   }
 
-  // All pairs of one panel of rows with the column panels [begin, end). Returns the sum of the kernel.
-  template <bool Rows, bool Columns>
+  // Calls visit(first row, first column, number of vectors) for every register tile of a panel of rows and one
+  // of columns; on the diagonal those left of it are skipped.
+  template <class Visit>
+  VIMAE_INLINE static void each_tile(std::int64_t rows, std::int64_t columns, bool diagonal, Visit visit) {
+    for (int i = 0; i < rows; i += R)
+      for (int j = diagonal ? i / V * V : 0; j < columns; j += JV * V) {
+        switch (int(columns - j + V - 1) / V) {
+          case 1: visit(i, j, Vectors<1>{}); break;
+          case 2: visit(i, j, Vectors<JV < 2 ? JV : 2>{}); break;
+          case 3: visit(i, j, Vectors<JV < 3 ? JV : 3>{}); break;
+          default: visit(i, j, Vectors<JV>{});
+        }
+      }
+  }
+  template <int NV>
+  struct Vectors {
+    static constexpr int n = NV;
+  };
+
+  // All pairs of one panel of rows with the column panels [begin, end), of which the first is the row panel
+  // itself when `diagonal`: there each pair is met once. Returns the sum of the kernel.
+  template <Want W>
   double sweep(const Points<T>& x, std::int64_t row, const Points<T>& y, std::int64_t begin, std::int64_t end,
-               const Scale* scale) const {
+               bool diagonal, const Scale<T>* scale) const {
     const std::int64_t stride = d * P, rows = std::min<std::int64_t>(P, x.count - row * P);
     const std::int64_t at_once = d <= KC ? 1 : kColumnPanels, kd = std::min<std::int64_t>(d, KC);
-    double total = 0;
+    Vec<double> total = {};
     for (std::int64_t q0 = begin; q0 < end; q0 += at_once) {
       const std::int64_t q1 = std::min(end, q0 + at_once);
       for (std::int64_t k0 = 0; k0 < d; k0 += KC) {
@@ -190,51 +221,52 @@ struct Tiles {
         for (std::int64_t q = q0; q < q1; ++q) {
           const std::int64_t xo = row * stride + k0 * P, yo = q * stride + k0 * P;
           const std::int64_t columns = std::min<std::int64_t>(P, y.count - q * P);
-          for (int j = 0; j < columns; j += J)
-            for (int i = 0; i < rows; i += R) {
-              T* s = scratch.weight + ((q - q0) * P + i) * P + j;
-              T* t = Hessian ? scratch.weight2 + ((q - q0) * P + i) * P + j : nullptr;
-              distances(x.panel + xo + i, y.panel + yo + j, x.panel_v + xo + i, y.panel_v + yo + j, kc, k0 == 0,
-                        s, t);
-              if (k0 + kc == d) total += weigh(scale, s, t, rows - i, columns - j);
-            }
+          const bool triangle = diagonal && q == begin;
+          each_tile(rows, columns, triangle, [&](int i, int j, auto vectors) VIMAE_LAMBDA {
+            T* s = scratch.weight + ((q - q0) * P + i) * P + j;
+            T* t = Hessian ? scratch.weight2 + ((q - q0) * P + i) * P + j : nullptr;
+            distances<vectors.n>(x.panel + xo + i, y.panel + yo + j, x.panel_v + xo + i, y.panel_v + yo + j, kc,
+                                 k0 == 0, s, t);
+            if (k0 + kc == d)
+              total += weigh<vectors.n, W != Want::value>(
+                  scale, s, t, {int(rows) - i, int(columns) - j, triangle ? i - j : -P});
+          });
         }
       }
-      if (!Rows && !Columns) continue;
+      if (W == Want::value) continue;
       for (std::int64_t k0 = 0; k0 < d; k0 += KC) {
         const int kc = int(std::min<std::int64_t>(KC, d - k0));
-        if (Rows && (q0 == begin || d > KC)) std::fill_n(scratch.rows, P * kd, Vec<T>{});
         for (std::int64_t q = q0; q < q1; ++q) {
           const std::int64_t xo = row * stride + k0 * P, yo = q * stride + k0 * P;
           const std::int64_t columns = std::min<std::int64_t>(P, y.count - q * P);
-          if (Columns) std::fill_n(scratch.columns, kc * P, T(0));
-          for (int j = 0; j < columns; j += J)
-            for (int i = 0; i < rows; i += R) {
-              const std::int64_t w = ((q - q0) * P + i) * P + j;
-              pull<Rows, Columns>(x.panel + xo + i, y.panel + yo + j, x.panel_v + xo + i, y.panel_v + yo + j, kc,
-                                  scratch.weight + w, scratch.weight2 + w, scratch.rows + i * kd,
-                                  scratch.columns + j);
-            }
+          const bool triangle = diagonal && q == begin, fresh = q == q0 && (q == begin || d > KC);
+          std::fill_n(scratch.columns, kc * P, T(0));
+          each_tile(rows, columns, triangle, [&](int i, int j, auto vectors) VIMAE_LAMBDA {
+            const std::int64_t w = ((q - q0) * P + i) * P + j;
+            pull<vectors.n, W == Want::both>(x.panel + xo + i, y.panel + yo + j, x.panel_v + xo + i,
+                                             y.panel_v + yo + j, kc, scratch.weight + w, scratch.weight2 + w,
+                                             fresh && j == (triangle ? i / V * V : 0), scratch.rows + i * kd,
+                                             scratch.columns + j);
+          });
           // Gradients leave the tile in float64: what is summed in T is never longer than a tile.
-          if (Columns)
-            for (int k = 0; k < kc * P; ++k) y.gradient[yo + k] += double(scratch.columns[k]);
+          for (int k = 0; k < kc * P; ++k) y.gradient[yo + k] += double(scratch.columns[k]);
         }
-        if (Rows && (q1 == end || d > KC))
-          for (int i = 0; i < rows; ++i)
+        if (W == Want::both && (q1 == end || d > KC))
+          for (int i = 0; i < rows; i += R)
             for (int k = 0; k < kc; ++k)
-              x.gradient[row * stride + (k0 + k) * P + i] += sum<T>(scratch.rows[i / R * R * kd + k * R + i % R]);
+              for (int r = 0; r < R; ++r)
+                x.gradient[row * stride + (k0 + k) * P + i + r] += sum(widen(scratch.rows[i * kd + k * R + r]));
       }
     }
-    return total;
+    return sum(total);
   }
 
   double sweep(Want want, const Points<T>& x, std::int64_t row, const Points<T>& y, std::int64_t begin,
-               std::int64_t end, const Scale* scale) const {
+               std::int64_t end, bool diagonal, const Scale<T>* scale) const {
     switch (want) {
-      case kRows: return sweep<true, false>(x, row, y, begin, end, scale);
-      case kColumns: return sweep<false, true>(x, row, y, begin, end, scale);
-      case kBoth: return sweep<true, true>(x, row, y, begin, end, scale);
-      default: return sweep<false, false>(x, row, y, begin, end, scale);
+      case Want::columns: return sweep<Want::columns>(x, row, y, begin, end, diagonal, scale);
+      case Want::both: return sweep<Want::both>(x, row, y, begin, end, diagonal, scale);
+      default: return sweep<Want::value>(x, row, y, begin, end, diagonal, scale);
     }
   }
 };
@@ -267,15 +299,15 @@ template <class T, Family F, bool Hessian>
 struct Problem {
   const MMD<T>& a;
   Points<T> x, y;
-  Scale *xx, *yy, *xy;
+  Scale<T>*xx, *yy, *xy;
   double* partial;  // [team][3]
 
   Problem(const MMD<T>& a, int team, Arena& arena) : a(a) {
     x = points(a.n, Hessian || a.dx, arena);
     y = points(a.m, Hessian || a.dy, arena);
-    xx = arena.take<Scale>(a.n_scales);
-    yy = arena.take<Scale>(a.n_scales);
-    xy = arena.take<Scale>(a.n_scales);
+    xx = arena.take<Scale<T>>(a.n_scales);
+    yy = arena.take<Scale<T>>(a.n_scales);
+    xy = arena.take<Scale<T>>(a.n_scales);
     partial = arena.take<double>(3 * team);
   }
 
@@ -317,17 +349,19 @@ struct Problem {
       double sum[3] = {};
       for (int t = 0; t < team.size; ++t)
         for (int i = 0; i < 3; ++i) sum[i] += partial[3 * t + i];
-      // k(x, x) is exactly 1 for every scale, so the diagonal leaves without a trace.
-      sum[0] -= off * n * a.n_scales, sum[1] -= off * m * a.n_scales;
-      a.value[b] = T(wx * sum[0] + wy * sum[1] + wxy * sum[2]);
+      // The biased estimator has the diagonals in, where k is 1.
+      const double diagonal = a.unbiased ? 0 : a.n_scales;
+      a.value[b] = T(wx * (2 * sum[0] + n * diagonal) + wy * (2 * sum[1] + m * diagonal) + wxy * sum[2]);
     }
     team.wait();
   }
 
-  void weights(Scale* scale, double weight) const {
+  void weights(Scale<T>* scale, double weight) const {
     for (int i = 0; i < a.n_scales; ++i) {
       const double c = a.scales[i];
-      scale[i] = {c, -2 * weight / c, (F == Family::imq ? 8 : 4) * weight / (c * c)};
+      // The exponent is a product, the quotient of IMQ a quotient.
+      scale[i] = {T(F == Family::imq ? c : -1 / c), T(-2 * weight / c),
+                  T((F == Family::imq ? 8 : 4) * weight / (c * c))};
     }
   }
 
@@ -361,39 +395,38 @@ struct Problem {
     return {panels * g / groups, panels * (g + 1) / groups};
   }
 
-  // Sum of k over all ordered pairs of one sample: 2 x team groups meet in rounds, every group once a round.
-  double symmetric(const Tiles<T, F, Hessian>& tiles, const Points<T>& p, const Scale* scale, Team team) const {
-    const int groups = 2 * team.size;
-    const Want off_diagonal = p.gradient ? kBoth : kValue, diagonal = p.gradient ? kRows : kValue;
-    double pairs = 0, ordered = 0;
-    for (int round = 0; round < groups - 1; ++round) {
-      const int t = team.rank, circle = groups - 1;
+  // Sum of k over the pairs i < j of one sample: 2 x team groups meet in rounds, every group once a round.
+  double symmetric(const Tiles<T, F, Hessian>& tiles, const Points<T>& p, const Scale<T>* scale, Team team) const {
+    const int groups = 2 * team.size, circle = groups - 1, t = team.rank;
+    const Want want = p.gradient ? Want::both : Want::value;
+    double pairs = 0;
+    for (int round = 0; round < circle; ++round) {
       const Group rows = group(p.panels, t == 0 ? circle : (round + t) % circle, groups);
       const Group columns = group(p.panels, (round - t + circle) % circle, groups);
       for (std::int64_t q = rows.begin; q < rows.end; ++q)
-        pairs += tiles.sweep(off_diagonal, p, q, p, columns.begin, columns.end, scale);
+        pairs += tiles.sweep(want, p, q, p, columns.begin, columns.end, false, scale);
       team.wait();
     }
-    for (int g : {team.rank, groups - 1 - team.rank}) {
+    for (int g : {t, circle - t}) {
       const Group own = group(p.panels, g, groups);
-      for (std::int64_t q = own.begin; q < own.end; ++q) {
-        ordered += tiles.sweep(diagonal, p, q, p, q, q + 1, scale);
-        pairs += tiles.sweep(off_diagonal, p, q, p, q + 1, own.end, scale);
-      }
+      for (std::int64_t q = own.begin; q < own.end; ++q) pairs += tiles.sweep(want, p, q, p, q, own.end, true, scale);
     }
-    return 2 * pairs + ordered;
+    return pairs;
   }
 
-  // Sum of k over all pairs of x and y: in each round every thread has one group of both to itself.
+  // Sum of k over all pairs of x and y: in each round every thread has one group of both to itself. The side
+  // whose gradient is wanted lies along the columns.
   double cross(const Tiles<T, F, Hessian>& tiles, Team team) const {
-    const Want want = Want((x.gradient ? kRows : 0) | (y.gradient ? kColumns : 0));
-    const Group rows = group(x.panels, team.rank, team.size);
+    const Want want = x.gradient && y.gradient ? Want::both : x.gradient || y.gradient ? Want::columns : Want::value;
+    const bool swap = want == Want::columns && x.gradient;
+    const Points<T>&r = swap ? y : x, &c = swap ? x : y;
+    const Group rows = group(r.panels, team.rank, team.size);
     double pairs = 0;
     for (int round = 0; round < team.size; ++round) {
-      const Group columns = group(y.panels, (team.rank + round) % team.size, team.size);
+      const Group columns = group(c.panels, (team.rank + round) % team.size, team.size);
       team.wait();
       for (std::int64_t q = rows.begin; q < rows.end; ++q)
-        pairs += tiles.sweep(want, x, q, y, columns.begin, columns.end, xy);
+        pairs += tiles.sweep(want, r, q, c, columns.begin, columns.end, false, xy);
     }
     return pairs;
   }
