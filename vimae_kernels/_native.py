@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,20 +56,22 @@ def mmd(
 ) -> None:
     """Squared MMD into `value` and its gradients into `dx`, `dy`; with `v`, the Hessian-vector product.
 
-    x (B, n, d) and y (B, m, d) have contiguous rows, the rest is contiguous, all of one dtype on the CPU.
+    All are on the CPU, of one dtype, and contiguous; x and y, (B, n, d) and (B, m, d), may instead have
+    any batch stride.
     """
     run = _C.mmd_cpu_float64 if x.dtype == torch.float64 else _C.mmd_cpu_float32
-    batch, n, d = x.shape
+    n, d = x.shape[-2:]
+    m = y.shape[-2]
     run(
         x.data_ptr(),
         y.data_ptr(),
-        x.stride(0),
-        y.stride(0),
+        x.stride(0) if x.ndim == 3 else n * d,
+        y.stride(0) if y.ndim == 3 else m * d,
         v[0].data_ptr() if v else 0,
         v[1].data_ptr() if v else 0,
-        batch,
+        math.prod(x.shape[:-2]),
         n,
-        y.shape[1],
+        m,
         d,
         family == "rbf",
         scales,
@@ -78,3 +81,10 @@ def mmd(
         0 if dy is None else dy.data_ptr(),
         torch.get_num_threads(),
     )
+
+
+def median(x: Tensor, out: Tensor) -> None:
+    """The median distance between the points of each x (..., N, d) into `out`; both contiguous, on the CPU."""
+    run = _C.median_cpu_float64 if x.dtype == torch.float64 else _C.median_cpu_float32
+    n, d = x.shape[-2:]
+    run(x.data_ptr(), math.prod(x.shape[:-2]), n, d, out.data_ptr(), torch.get_num_threads())

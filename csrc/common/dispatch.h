@@ -1,4 +1,5 @@
-// Which instruction set runs: every *_cpu.cpp is compiled once per level, into the namespace of its name.
+// Which instruction set runs: every *_cpu.cpp is compiled once per level, into the namespace of its
+// name.
 #pragma once
 
 #include <string>
@@ -35,10 +36,8 @@ std::vector<std::string> runnable_levels();
   }
 
 // Calls the function of this name in the namespace of the level in use.
-#define VIMAE_CASE(level)  \
+#define VIMAE_CASE(level)   \
   case vimae::Level::level: \
     return vimae::level::VIMAE_CALL;
-#define VIMAE_DISPATCH        \
-  switch (vimae::level()) {   \
-    VIMAE_EACH_LEVEL(VIMAE_CASE) \
-  }
+#define VIMAE_DISPATCH \
+  switch (vimae::level()) { VIMAE_EACH_LEVEL(VIMAE_CASE) }

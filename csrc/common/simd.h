@@ -1,7 +1,7 @@
-// Vectors of the widest kind the compilation level has, written with the vector extensions of GCC and
-// Clang: one source serves every instruction set. Files that include this are compiled once per level,
-// with VIMAE_SIMD naming the level; everything here has internal linkage, so that no code made for a
-// newer processor can stand in for a function of an older one at link time.
+// Vectors of the widest kind the compilation level has, written with the vector extensions of GCC
+// and Clang: one source serves every instruction set. Files that include this are compiled once per
+// level, with VIMAE_SIMD naming the level; everything here has internal linkage, so that no code
+// made for a newer processor can stand in for a function of an older one at link time.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// Squared MMD of x (batch, n, d) and y (batch, m, d), its first gradient and its Hessian-vector product.
+// Squared MMD of x (batch, n, d) and y (batch, m, d), its first gradient and its Hessian-vector
+// product.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,8 @@ struct MMD {
   const double* scales;
   int n_scales;
   bool unbiased;
-  // Outputs, contiguous. value is null for the Hessian-vector product; a null gradient is not computed.
+  // Outputs, contiguous. value is null for the Hessian-vector product; a null gradient is not
+  // computed.
   T* value;
   T* dx;
   T* dy;

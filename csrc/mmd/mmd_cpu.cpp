@@ -1,10 +1,10 @@
-// Pairs are met in tiles of 64 x 64 points. A tile's squared distances become kernel weights while they are
-// in registers, and the weights pull on both points of each pair at once, so a pair is visited a single time
-// for its value and both gradients. Differences are taken coordinate by coordinate: nothing is ever expanded
-// into norms and products, so data far from the origin lose nothing.
+// Pairs are met in tiles of 64 x 64 points. A tile's squared distances become kernel weights while
+// they are in registers, and the weights pull on both points of each pair at once, so a pair is
+// visited a single time for its value and both gradients.
 //
-// Threads never share an accumulator and never reduce in an order that depends on timing: pairs of groups of
-// points are scheduled in rounds in which every group has one owner (the circle method of tournaments).
+// Threads never share an accumulator and never reduce in an order that depends on timing: pairs of
+// groups of points are scheduled in rounds in which every group has one owner (the circle method of
+// tournaments).
 
 #include "mmd/mmd.h"
 
@@ -16,22 +16,21 @@
 #include <omp.h>
 #endif
 
-#include "common/simd.h"
+#include "common/tiles.h"
 
 namespace vimae::VIMAE_SIMD {
 namespace {
 
-constexpr int P = 64;       // points in a panel: stored as [d][P], so a coordinate of 64 points is contiguous
-constexpr int KC = 64;      // coordinates handled at once
-constexpr int R = 4;        // rows of a register tile ...
-constexpr int JV = VIMAE_SIMD_BYTES == 64 ? 4 : 2;  // ... and vectors of columns: what the registers hold
-constexpr std::int64_t kColumnPanels = 8;  // column panels between two reductions of a row's gradient, large d
+constexpr std::int64_t kColumnPanels =
+    8;  // column panels between two reductions of a row's gradient, large d
 
-// What a tile is asked for besides the sum of its kernel values: the gradient of its columns, or of both sides.
-// Columns lie along the lanes, so theirs is the cheap one; rows have to be added up across the lanes.
+// What a tile is asked for besides the sum of its kernel values: the gradient of its columns, or of
+// both sides. Columns lie along the lanes, so theirs is the cheap one; rows have to be added up
+// across the lanes.
 enum class Want { value, columns, both };
 
-// A scale, and the factors that turn powers of its k into w 2 k' and w 4 k'', w being the weight of a pair.
+// A scale, and the factors that turn powers of its k into w 2 k' and w 4 k'', w being the weight of
+// a pair.
 template <class T>
 struct Scale {
   T c, first, second;
@@ -39,7 +38,7 @@ struct Scale {
 
 template <class T>
 struct Points {
-  const T* source;   // (count, d)
+  const T* source;  // (count, d)
   const T* direction;
   std::int64_t count, panels;
   T* panel;          // [panels][d][P]
@@ -62,42 +61,8 @@ struct Tiles {
   int n_scales;
   Scratch<T> scratch;
 
-  // A register tile: R rows against NV vectors of columns. Pointers are to its first row and first column.
-
-  // Squared distances over kc coordinates, and for the Hessian (x_i - y_j).(vx_i - vy_j).
-  template <int NV>
-  VIMAE_INLINE void distances(const T* x, const T* y, const T* vx, const T* vy, int kc, bool first, T* s,
-                              T* t) const {
-    Vec<T> acc[R][NV] = {}, dot[Hessian ? R : 1][Hessian ? NV : 1] = {};
-    for (int k = 0; k < kc; ++k) {
-      Vec<T> yk[NV], vk[NV];
-#pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) {
-        yk[j] = load(y + k * P + j * V);
-        if (Hessian) vk[j] = load(vy + k * P + j * V);
-      }
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const Vec<T> xk = splat(x[k * P + r]);
-#pragma GCC unroll 4
-        for (int j = 0; j < NV; ++j) {
-          const Vec<T> diff = xk - yk[j];
-          acc[r][j] += diff * diff;
-          if (Hessian) dot[r][j] += diff * (splat(vx[k * P + r]) - vk[j]);
-        }
-      }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) {
-        // Partial sums per KC coordinates: rounding does not grow with d.
-        store(s + r * P + j * V, first ? acc[r][j] : load(s + r * P + j * V) + acc[r][j]);
-        if (Hessian) store(t + r * P + j * V, first ? dot[r][j] : load(t + r * P + j * V) + dot[r][j]);
-      }
-  }
-
-  // Which pairs of a tile exist: rows and columns short of the padding, and on the diagonal only column > row.
+  // Which pairs of a tile exist: rows and columns short of the padding, and on the diagonal only
+  // column > row.
   struct Edge {
     int rows, columns, diagonal;  // column c of row r is a pair where c > r + diagonal
   };
@@ -145,8 +110,8 @@ struct Tiles {
 
   // Adds w_ij (x_i - y_j) to the rows and subtracts it from the columns, over kc coordinates.
   template <int NV, bool Rows>
-  VIMAE_INLINE void pull(const T* x, const T* y, const T* vx, const T* vy, int kc, const T* w1, const T* w2,
-                         bool first, Vec<T>* gx, T* gy) const {
+  VIMAE_INLINE void pull(const T* x, const T* y, const T* vx, const T* vy, int kc, const T* w1,
+                         const T* w2, bool first, Vec<T>* gx, T* gy) const {
     Vec<T> w[R][NV], u[R][NV];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
@@ -187,30 +152,11 @@ struct Tiles {
     }
   }
 
-  // Calls visit(first row, first column, number of vectors) for every register tile of a panel of rows and one
-  // of columns; on the diagonal those left of it are skipped.
-  template <class Visit>
-  VIMAE_INLINE static void each_tile(std::int64_t rows, std::int64_t columns, bool diagonal, Visit visit) {
-    for (int i = 0; i < rows; i += R)
-      for (int j = diagonal ? i / V * V : 0; j < columns; j += JV * V) {
-        switch (int(columns - j + V - 1) / V) {
-          case 1: visit(i, j, Vectors<1>{}); break;
-          case 2: visit(i, j, Vectors<JV < 2 ? JV : 2>{}); break;
-          case 3: visit(i, j, Vectors<JV < 3 ? JV : 3>{}); break;
-          default: visit(i, j, Vectors<JV>{});
-        }
-      }
-  }
-  template <int NV>
-  struct Vectors {
-    static constexpr int n = NV;
-  };
-
-  // All pairs of one panel of rows with the column panels [begin, end), of which the first is the row panel
-  // itself when `diagonal`: there each pair is met once. Returns the sum of the kernel.
+  // All pairs of one panel of rows with the column panels [begin, end), of which the first is the
+  // row panel itself when `diagonal`: there each pair is met once. Returns the sum of the kernel.
   template <Want W>
-  double sweep(const Points<T>& x, std::int64_t row, const Points<T>& y, std::int64_t begin, std::int64_t end,
-               bool diagonal, const Scale<T>* scale) const {
+  double sweep(const Points<T>& x, std::int64_t row, const Points<T>& y, std::int64_t begin,
+               std::int64_t end, bool diagonal, const Scale<T>* scale) const {
     const std::int64_t stride = d * P, rows = std::min<std::int64_t>(P, x.count - row * P);
     const std::int64_t at_once = d <= KC ? 1 : kColumnPanels, kd = std::min<std::int64_t>(d, KC);
     Vec<double> total = {};
@@ -222,11 +168,11 @@ struct Tiles {
           const std::int64_t xo = row * stride + k0 * P, yo = q * stride + k0 * P;
           const std::int64_t columns = std::min<std::int64_t>(P, y.count - q * P);
           const bool triangle = diagonal && q == begin;
-          each_tile(rows, columns, triangle, [&](int i, int j, auto vectors) VIMAE_LAMBDA {
+          each_tile<T>(rows, columns, triangle, [&](int i, int j, auto vectors) VIMAE_LAMBDA {
             T* s = scratch.weight + ((q - q0) * P + i) * P + j;
             T* t = Hessian ? scratch.weight2 + ((q - q0) * P + i) * P + j : nullptr;
-            distances<vectors.n>(x.panel + xo + i, y.panel + yo + j, x.panel_v + xo + i, y.panel_v + yo + j, kc,
-                                 k0 == 0, s, t);
+            distances<T, vectors.n, Hessian>(x.panel + xo + i, y.panel + yo + j, x.panel_v + xo + i,
+                                             y.panel_v + yo + j, kc, k0 == 0, s, t);
             if (k0 + kc == d)
               total += weigh<vectors.n, W != Want::value>(
                   scale, s, t, {int(rows) - i, int(columns) - j, triangle ? i - j : -P});
@@ -241,12 +187,12 @@ struct Tiles {
           const std::int64_t columns = std::min<std::int64_t>(P, y.count - q * P);
           const bool triangle = diagonal && q == begin, fresh = q == q0 && (q == begin || d > KC);
           std::fill_n(scratch.columns, kc * P, T(0));
-          each_tile(rows, columns, triangle, [&](int i, int j, auto vectors) VIMAE_LAMBDA {
+          each_tile<T>(rows, columns, triangle, [&](int i, int j, auto vectors) VIMAE_LAMBDA {
             const std::int64_t w = ((q - q0) * P + i) * P + j;
-            pull<vectors.n, W == Want::both>(x.panel + xo + i, y.panel + yo + j, x.panel_v + xo + i,
-                                             y.panel_v + yo + j, kc, scratch.weight + w, scratch.weight2 + w,
-                                             fresh && j == (triangle ? i / V * V : 0), scratch.rows + i * kd,
-                                             scratch.columns + j);
+            pull<vectors.n, W == Want::both>(
+                x.panel + xo + i, y.panel + yo + j, x.panel_v + xo + i, y.panel_v + yo + j, kc,
+                scratch.weight + w, scratch.weight2 + w, fresh && j == (triangle ? i / V * V : 0),
+                scratch.rows + i * kd, scratch.columns + j);
           });
           // Gradients leave the tile in float64: what is summed in T is never longer than a tile.
           for (int k = 0; k < kc * P; ++k) y.gradient[yo + k] += double(scratch.columns[k]);
@@ -255,42 +201,23 @@ struct Tiles {
           for (int i = 0; i < rows; i += R)
             for (int k = 0; k < kc; ++k)
               for (int r = 0; r < R; ++r)
-                x.gradient[row * stride + (k0 + k) * P + i + r] += sum(widen(scratch.rows[i * kd + k * R + r]));
+                x.gradient[row * stride + (k0 + k) * P + i + r] +=
+                    sum(widen(scratch.rows[i * kd + k * R + r]));
       }
     }
     return sum(total);
   }
 
-  double sweep(Want want, const Points<T>& x, std::int64_t row, const Points<T>& y, std::int64_t begin,
-               std::int64_t end, bool diagonal, const Scale<T>* scale) const {
+  double sweep(Want want, const Points<T>& x, std::int64_t row, const Points<T>& y,
+               std::int64_t begin, std::int64_t end, bool diagonal, const Scale<T>* scale) const {
     switch (want) {
-      case Want::columns: return sweep<Want::columns>(x, row, y, begin, end, diagonal, scale);
-      case Want::both: return sweep<Want::both>(x, row, y, begin, end, diagonal, scale);
-      default: return sweep<Want::value>(x, row, y, begin, end, diagonal, scale);
+      case Want::columns:
+        return sweep<Want::columns>(x, row, y, begin, end, diagonal, scale);
+      case Want::both:
+        return sweep<Want::both>(x, row, y, begin, end, diagonal, scale);
+      default:
+        return sweep<Want::value>(x, row, y, begin, end, diagonal, scale);
     }
-  }
-};
-
-struct Team {
-  int rank, size;
-  void wait() const {
-    if (size > 1) {
-#ifdef _OPENMP
-#pragma omp barrier
-#endif
-    }
-  }
-};
-
-// Memory by the piece, out of one block whose size was measured by handing out the same pieces of nothing.
-struct Arena {
-  char* base;
-  std::size_t used = 0;
-  template <class E>
-  E* take(std::int64_t count) {
-    E* piece = base ? reinterpret_cast<E*>(base + used) : nullptr;
-    used += (std::size_t(count) * sizeof(E) + 63) / 64 * 64;
-    return piece;
   }
 };
 
@@ -322,7 +249,8 @@ struct Problem {
   }
 
   static Scratch<T> scratch(const MMD<T>& a, Arena& arena) {
-    const std::int64_t kd = std::min<std::int64_t>(a.d, KC), tile = P * P * (a.d <= KC ? 1 : kColumnPanels);
+    const std::int64_t kd = std::min<std::int64_t>(a.d, KC),
+                       tile = P * P * (a.d <= KC ? 1 : kColumnPanels);
     T* weight = arena.take<T>(tile);
     T* weight2 = Hessian ? arena.take<T>(tile) : weight;
     Vec<T>* rows = arena.take<Vec<T>>(P * kd);
@@ -351,7 +279,8 @@ struct Problem {
         for (int i = 0; i < 3; ++i) sum[i] += partial[3 * t + i];
       // The biased estimator has the diagonals in, where k is 1.
       const double diagonal = a.unbiased ? 0 : a.n_scales;
-      a.value[b] = T(wx * (2 * sum[0] + n * diagonal) + wy * (2 * sum[1] + m * diagonal) + wxy * sum[2]);
+      a.value[b] =
+          T(wx * (2 * sum[0] + n * diagonal) + wy * (2 * sum[1] + m * diagonal) + wxy * sum[2]);
     }
     team.wait();
   }
@@ -368,14 +297,9 @@ struct Problem {
   void pack(const Points<T>& p, Team team) const {
     for (std::int64_t q = team.rank; q < p.panels; q += team.size) {
       const std::int64_t count = std::min<std::int64_t>(P, p.count - q * P), base = q * a.d * P;
-      for (int v = 0; v < (Hessian ? 2 : 1); ++v) {
-        const T* from = (v ? p.direction : p.source) + q * P * a.d;
-        T* to = (v ? p.panel_v : p.panel) + base;
-        for (std::int64_t k = 0; k < a.d; ++k) {
-          for (int i = 0; i < count; ++i) to[k * P + i] = from[i * a.d + k];
-          for (std::int64_t i = count; i < P; ++i) to[k * P + i] = 0;
-        }
-      }
+      for (int v = 0; v < (Hessian ? 2 : 1); ++v)
+        pack_panel((v ? p.direction : p.source) + q * P * a.d, count, a.d,
+                   (v ? p.panel_v : p.panel) + base);
       if (p.gradient) std::fill_n(p.gradient + base, a.d * P, 0.0);
     }
   }
@@ -395,8 +319,10 @@ struct Problem {
     return {panels * g / groups, panels * (g + 1) / groups};
   }
 
-  // Sum of k over the pairs i < j of one sample: 2 x team groups meet in rounds, every group once a round.
-  double symmetric(const Tiles<T, F, Hessian>& tiles, const Points<T>& p, const Scale<T>* scale, Team team) const {
+  // Sum of k over the pairs i < j of one sample: 2 x team groups meet in rounds, every group once a
+  // round.
+  double symmetric(const Tiles<T, F, Hessian>& tiles, const Points<T>& p, const Scale<T>* scale,
+                   Team team) const {
     const int groups = 2 * team.size, circle = groups - 1, t = team.rank;
     const Want want = p.gradient ? Want::both : Want::value;
     double pairs = 0;
@@ -409,15 +335,18 @@ struct Problem {
     }
     for (int g : {t, circle - t}) {
       const Group own = group(p.panels, g, groups);
-      for (std::int64_t q = own.begin; q < own.end; ++q) pairs += tiles.sweep(want, p, q, p, q, own.end, true, scale);
+      for (std::int64_t q = own.begin; q < own.end; ++q)
+        pairs += tiles.sweep(want, p, q, p, q, own.end, true, scale);
     }
     return pairs;
   }
 
-  // Sum of k over all pairs of x and y: in each round every thread has one group of both to itself. The side
-  // whose gradient is wanted lies along the columns.
+  // Sum of k over all pairs of x and y: in each round every thread has one group of both to itself.
+  // The side whose gradient is wanted lies along the columns.
   double cross(const Tiles<T, F, Hessian>& tiles, Team team) const {
-    const Want want = x.gradient && y.gradient ? Want::both : x.gradient || y.gradient ? Want::columns : Want::value;
+    const Want want = x.gradient && y.gradient   ? Want::both
+                      : x.gradient || y.gradient ? Want::columns
+                                                 : Want::value;
     const bool swap = want == Want::columns && x.gradient;
     const Points<T>&r = swap ? y : x, &c = swap ? x : y;
     const Group rows = group(r.panels, team.rank, team.size);
@@ -434,8 +363,10 @@ struct Problem {
 
 template <class T, Family F, bool Hessian>
 void run(const MMD<T>& a) {
-  // A thread is worth starting for some tens of microseconds of work: about half a million coordinates.
-  const double pairs = 0.5 * double(a.n) * double(a.n) + 0.5 * double(a.m) * double(a.m) + double(a.n) * double(a.m);
+  // A thread is worth starting for some tens of microseconds of work: about half a million
+  // coordinates.
+  const double pairs =
+      0.5 * double(a.n) * double(a.n) + 0.5 * double(a.m) * double(a.m) + double(a.n) * double(a.m);
   const double work = double(a.batch) * pairs * double(a.d + 8 * a.n_scales);
   const int threads = int(std::clamp(work / 5e5, 1.0, double(std::max(1, a.threads))));
   // Many problems: one thread each. Few: all threads on each in turn.

@@ -25,8 +25,8 @@ template <class T>
 Definition define(const MMD<T>& a, const T* x, const T* y, const T* vx, const T* vy) {
   Definition out;
   out.dx.assign(a.n * a.d, 0), out.hx = out.dx, out.dy.assign(a.m * a.d, 0), out.hy = out.dy;
-  auto term = [&](const T* p, const T* v, std::int64_t np, Real* dp, Real* hp, const T* q, const T* u,
-                  std::int64_t nq, Real* dq, Real* hq, bool same, Real weight) {
+  auto term = [&](const T* p, const T* v, std::int64_t np, Real* dp, Real* hp, const T* q,
+                  const T* u, std::int64_t nq, Real* dq, Real* hq, bool same, Real weight) {
     for (std::int64_t i = 0; i < np; ++i)
       for (std::int64_t j = 0; j < nq; ++j) {
         if (same && a.unbiased && i == j) continue;
@@ -37,7 +37,8 @@ Definition define(const MMD<T>& a, const T* x, const T* y, const T* vx, const T*
         }
         Real first = 0, second = 0;
         for (int l = 0; l < a.n_scales; ++l) {
-          const Real c = Real(a.scales[l]), k = a.family == Family::imq ? c / (c + s) : std::exp(-s / c);
+          const Real c = Real(a.scales[l]),
+                     k = a.family == Family::imq ? c / (c + s) : std::exp(-s / c);
           out.value += weight * k;
           first += a.family == Family::imq ? -k * k / c : -k / c;
           second += a.family == Family::imq ? 2 * k * k * k / (c * c) : k / (c * c);
@@ -46,21 +47,24 @@ Definition define(const MMD<T>& a, const T* x, const T* y, const T* vx, const T*
           const Real diff = Real(p[i * a.d + k]) - Real(q[j * a.d + k]);
           const Real g = weight * 2 * first * diff;
           const Real h = weight * (2 * first * (Real(v[i * a.d + k]) - Real(u[j * a.d + k])) +
-                                     4 * second * dot * diff);
+                                   4 * second * dot * diff);
           dp[i * a.d + k] += g, dq[j * a.d + k] -= g, hp[i * a.d + k] += h, hq[j * a.d + k] -= h;
         }
       }
   };
   const Real n = Real(a.n), m = Real(a.m), off = a.unbiased;
-  term(x, vx, a.n, out.dx.data(), out.hx.data(), x, vx, a.n, out.dx.data(), out.hx.data(), true, 1 / (n * (n - off)));
-  term(y, vy, a.m, out.dy.data(), out.hy.data(), y, vy, a.m, out.dy.data(), out.hy.data(), true, 1 / (m * (m - off)));
-  term(x, vx, a.n, out.dx.data(), out.hx.data(), y, vy, a.m, out.dy.data(), out.hy.data(), false, -2 / (n * m));
+  term(x, vx, a.n, out.dx.data(), out.hx.data(), x, vx, a.n, out.dx.data(), out.hx.data(), true,
+       1 / (n * (n - off)));
+  term(y, vy, a.m, out.dy.data(), out.hy.data(), y, vy, a.m, out.dy.data(), out.hy.data(), true,
+       1 / (m * (m - off)));
+  term(x, vx, a.n, out.dx.data(), out.hx.data(), y, vy, a.m, out.dy.data(), out.hy.data(), false,
+       -2 / (n * m));
   return out;
 }
 
 template <class T>
-void close(const char* what, const std::vector<T>& got, std::size_t offset, const std::vector<Real>& want,
-           double tolerance) {
+void close(const char* what, const std::vector<T>& got, std::size_t offset,
+           const std::vector<Real>& want, double tolerance) {
   double error = 0, size = 1e-30;
   for (std::size_t i = 0; i < want.size(); ++i) {
     const double e = double(std::fabs(Real(got[offset + i]) - want[i]));
@@ -81,8 +85,8 @@ void mmd_dispatch(const MMD<T>& args) {
 }
 
 template <class T>
-void check(std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d, Family family, int n_scales,
-           bool unbiased, int threads, double shift) {
+void check(std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d, Family family,
+           int n_scales, bool unbiased, int threads, double shift) {
   std::mt19937_64 random(n * 1000 + d);
   std::normal_distribution<double> normal;
   auto draw = [&](std::int64_t count, double at) {
@@ -95,9 +99,10 @@ void check(std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d, F
   const auto vx = draw(batch * n * d, 0), vy = draw(batch * m * d, 0);
   const double scales[] = {2.0 * double(d), 0.5 * double(d), 7};
   const T nan = std::numeric_limits<T>::quiet_NaN();
-  std::vector<T> value(batch, nan), dx(batch * n * d, nan), dy(batch * m * d, nan), hx = dx, hy = dy, only = dx;
-  MMD<T> a{x.data(), y.data(), n * d, 0, nullptr, nullptr, batch, n, m, d, family, scales, n_scales, unbiased,
-           value.data(), dx.data(), dy.data(), threads};
+  std::vector<T> value(batch, nan), dx(batch * n * d, nan), dy(batch * m * d, nan),
+      hx = dx, hy = dy, only = dx;
+  MMD<T> a{x.data(), y.data(), n * d,    0,        nullptr,      nullptr,   batch,     n,      m, d,
+           family,   scales,   n_scales, unbiased, value.data(), dx.data(), dy.data(), threads};
   mmd_dispatch(a);
   std::vector<T> alone(batch, nan);
   a.value = alone.data(), a.dx = only.data(), a.dy = nullptr;
@@ -108,7 +113,8 @@ void check(std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d, F
   for (std::int64_t b = 0; b < batch; ++b) {
     const Definition want = define(a, &x[b * n * d], y.data(), &vx[b * n * d], &vy[b * m * d]);
     const double error = double(std::fabs(Real(value[b]) - want.value));
-    if (!(error <= 10 * eps * n_scales) || !(double(std::fabs(Real(alone[b]) - want.value)) <= 10 * eps * n_scales)) {
+    if (!(error <= 10 * eps * n_scales) ||
+        !(double(std::fabs(Real(alone[b]) - want.value)) <= 10 * eps * n_scales)) {
       std::printf("FAILED value: %.17g for %.17g\n", double(value[b]), double(want.value));
       ++failures;
     }

@@ -47,9 +47,8 @@ def _accumulator(x: Tensor) -> torch.dtype:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(B, n, d) in the accumulator's dtype with contiguous rows; a repeated batch entry stays one."""
-    x = x.to(_accumulator(x)).reshape(-1, *x.shape[-2:])
-    n, d = x.shape[1:]
-    if x.stride() == (x.stride(0), d, 1):
+    """x in the accumulator's dtype with contiguous rows; a repeated batch entry stays one."""
+    if x.is_contiguous() and x.dtype in (torch.float32, torch.float64):
         return x
-    return x.contiguous()
+    x = x.to(_accumulator(x)).reshape(-1, *x.shape[-2:])
+    return x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous()

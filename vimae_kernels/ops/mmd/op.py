@@ -254,7 +254,8 @@ class _TransformableMMD(torch.autograd.Function):
 
 
 def _scaled_gradients(x, y, dx, dy, g, need_x, need_y):  # type: ignore[no-untyped-def]
-    g = g[..., None, None]
+    if g.ndim:
+        g = g[..., None, None]
     # Multiplied before rounding to a half type: a gradient of size 1/n would underflow there.
     gx = (dx * g).to(x.dtype) if need_x else dx.new_empty(0)
     gy = (dy * g).to(y.dtype) if need_y else dy.new_empty(0)

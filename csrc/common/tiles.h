@@ -1,0 +1,122 @@
+// Pairs of points, tile by tile: what every pairwise kernel on the CPU is made of.
+//
+// Points lie in panels of P, transposed, so that a coordinate of neighbouring points is one vector.
+// A panel of rows meets a panel of columns in register tiles of R rows and up to JV vectors of
+// columns. Differences are taken coordinate by coordinate: nothing is ever expanded into norms and
+// products, so data far from the origin lose nothing.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/simd.h"
+
+namespace vimae::VIMAE_SIMD {
+namespace {
+
+constexpr int P =
+    64;  // points in a panel: stored as [d][P], so a coordinate of 64 points is contiguous
+constexpr int KC = 64;  // coordinates handled at once
+constexpr int R = 4;    // rows of a register tile ...
+constexpr int JV =
+    VIMAE_SIMD_BYTES == 64 ? 4 : 2;  // ... and vectors of columns: what the registers hold
+
+// Points [0, count) of a panel out of rows of d coordinates; the padding is 0.
+template <class T>
+void pack_panel(const T* from, std::int64_t count, std::int64_t d, T* to) {
+  for (std::int64_t k = 0; k < d; ++k) {
+    for (int i = 0; i < count; ++i) to[k * P + i] = from[i * d + k];
+    for (std::int64_t i = count; i < P; ++i) to[k * P + i] = 0;
+  }
+}
+
+// Squared distances over kc coordinates of a register tile, R rows against NV vectors of columns;
+// with Dot also
+// (x_i - y_j).(vx_i - vy_j). Pointers are to the tile's first row and first column.
+template <class T, int NV, bool Dot>
+VIMAE_INLINE void distances(const T* x, const T* y, const T* vx, const T* vy, int kc, bool first,
+                            T* s, T* t) {
+  constexpr int V = kLanes<T>;
+  Vec<T> acc[R][NV] = {}, dot[Dot ? R : 1][Dot ? NV : 1] = {};
+  for (int k = 0; k < kc; ++k) {
+    Vec<T> yk[NV], vk[NV];
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      yk[j] = load(y + k * P + j * V);
+      if (Dot) vk[j] = load(vy + k * P + j * V);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const Vec<T> xk = splat(x[k * P + r]);
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) {
+        const Vec<T> diff = xk - yk[j];
+        acc[r][j] += diff * diff;
+        if (Dot) dot[r][j] += diff * (splat(vx[k * P + r]) - vk[j]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      // Partial sums per KC coordinates: rounding does not grow with d.
+      store(s + r * P + j * V, first ? acc[r][j] : load(s + r * P + j * V) + acc[r][j]);
+      if (Dot) store(t + r * P + j * V, first ? dot[r][j] : load(t + r * P + j * V) + dot[r][j]);
+    }
+}
+
+template <int NV>
+struct Vectors {
+  static constexpr int n = NV;
+};
+
+// Calls visit(first row, first column, Vectors<NV>) for every register tile of a panel of rows and
+// one of columns; on the diagonal those left of it are skipped.
+template <class T, class Visit>
+VIMAE_INLINE void each_tile(std::int64_t rows, std::int64_t columns, bool diagonal, Visit visit) {
+  constexpr int V = kLanes<T>;
+  for (int i = 0; i < rows; i += R)
+    for (int j = diagonal ? i / V * V : 0; j < columns; j += JV * V) {
+      switch (int(columns - j + V - 1) / V) {
+        case 1:
+          visit(i, j, Vectors<1>{});
+          break;
+        case 2:
+          visit(i, j, Vectors < JV<2 ? JV : 2>{});
+          break;
+        case 3:
+          visit(i, j, Vectors < JV<3 ? JV : 3>{});
+          break;
+        default:
+          visit(i, j, Vectors<JV>{});
+      }
+    }
+}
+
+// Memory by the piece, out of one block whose size was measured by handing out the same pieces of
+// nothing.
+struct Arena {
+  char* base;
+  std::size_t used = 0;
+  template <class E>
+  E* take(std::int64_t count) {
+    E* piece = base ? reinterpret_cast<E*>(base + used) : nullptr;
+    used += (std::size_t(count) * sizeof(E) + 63) / 64 * 64;
+    return piece;
+  }
+};
+
+struct Team {
+  int rank, size;
+  void wait() const {
+    if (size > 1) {
+#ifdef _OPENMP
+#pragma omp barrier
+#endif
+    }
+  }
+};
+
+}  // namespace
+}  // namespace vimae::VIMAE_SIMD
