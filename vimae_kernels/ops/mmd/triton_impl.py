@@ -25,7 +25,7 @@ VALUE, GRADIENT, HESSIAN = 0, 1, 2
 
 # Up to here a row's coordinates live in registers and d is a compile-time constant; above, tiles of
 # distances are built coordinate by coordinate.
-REGISTER_D = 32
+REGISTER_D = 16
 
 
 # Kernels as functions of s = ||x - y||^2. With c the smallest scale, they are returned in units that
@@ -37,8 +37,10 @@ REGISTER_D = 32
 def _scale(scales, i: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
     # Triton passes Python floats as float32; two of them make a double good to 1e-14.
     if DOUBLE:
-        return tl.full((), scales[2 * i], tl.float64) + tl.full((), scales[2 * i + 1], tl.float64)
-    return tl.full((), scales[i], tl.float32)
+        c = tl.full((), scales[2 * i], tl.float64) + tl.full((), scales[2 * i + 1], tl.float64)
+    else:
+        c = tl.full((), scales[i], tl.float32)
+    return c
 
 
 @triton.jit
@@ -52,42 +54,40 @@ def _start(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-
 def _kernel(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
     """(V, A, B) for s counted from `_start`."""
     c = _scale(scales, 0, DOUBLE)
-    if IMQ:
-        for i in tl.static_range(SCALES):
-            if DOUBLE:
-                u = 1.0 / (s + (_scale(scales, i, DOUBLE) - c))
-            else:
-                # Half the instructions of a division, and as exact as is asked for.
-                r = tl.rsqrt(s + (_scale(scales, i, DOUBLE) - c) if i > 0 else s)
-                u = r * r
-            if i == 0:
-                v = u
-                a = u * u
-                b = a * u
-            else:
-                t = u * (_scale(scales, i, DOUBLE) / c)
-                v += t
-                a = tl.fma(t, u, a)
-                b = tl.fma(t * u, u, b)
-        return v, a, b * 4.0
     for i in tl.static_range(SCALES):
         ci = _scale(scales, i, DOUBLE)
-        e = tl.exp(s * (-1.0 / ci)) if DOUBLE else tl.exp2(s * (-1.4426950408889634 / ci))
-        if i == 0:
-            v = e
-            a = e
-            b = e
+        if IMQ:
+            s_i = s if i == 0 else s + (ci - c)
+            if DOUBLE:
+                u = 1.0 / s_i
+            else:
+                # Half the instructions of a division, and as exact as is asked for.
+                r = tl.rsqrt(s_i)
+                u = r * r
+            ratio = ci / c
+            v_i = u
+            a_i = u * u
+            b_i = a_i * u * 4.0
         else:
-            v += e
-            a = tl.fma(e, c / ci, a)
-            b = tl.fma(e, (c / ci) * (c / ci), b)
-    return v, a, b * (2.0 / c)
+            ratio = c / ci
+            v_i = tl.exp(s * (-1.0 / ci)) if DOUBLE else tl.exp2(s * (-1.4426950408889634 / ci))
+            a_i = v_i
+            b_i = v_i * (2.0 / ci)
+        if i == 0:
+            v = v_i
+            a = a_i
+            b = b_i
+        else:
+            v = tl.fma(v_i, ratio, v) if IMQ else v + v_i
+            a = tl.fma(a_i, ratio, a)
+            b = tl.fma(b_i, ratio, b)
+    return v, a, b
 
 
 @triton.jit
 def _value_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
     c = _scale(scales, 0, DOUBLE).to(tl.float64)
-    return c if IMQ else c * 0.0 + 1.0
+    return c if IMQ else c / c
 
 
 @triton.jit
@@ -176,33 +176,29 @@ def _tile(  # type: ignore[no-untyped-def]
         a = tl.where(mask[None, :], a, 0.0)
         b = tl.where(mask[None, :], b, 0.0)
     new = ()
-    if ORDER == 0:
-        return total + v, new
     if ORDER == 1:
         for k in tl.static_range(D):
             new = new + (tl.fma(a, ds[k], acc[k]),)
-        return total + v, new
-    # (-2k') (v_i - v_j) - 4k'' ((x_i - y_j) . (v_i - v_j)) (x_i - y_j), halved.
-    ws = _coordinates(pv, mask, D, PAIRED)
-    b = -b
-    q = ds[0] * (vs[0][:, None] - ws[0][None, :])
-    for k in tl.static_range(1, D):
-        q = tl.fma(ds[k], vs[k][:, None] - ws[k][None, :], q)
-    q = q * b
-    for k in tl.static_range(D):
-        moved = tl.fma(a, vs[k][:, None] - ws[k][None, :], acc[k])
-        new = new + (tl.fma(q, ds[k], moved),)
-    return total, new
+    elif ORDER == 2:
+        # -2k' (v_i - v_j) - 4k'' ((x_i - y_j) . (v_i - v_j)) (x_i - y_j), halved.
+        ws = _coordinates(pv, mask, D, PAIRED)
+        q = ds[0] * (vs[0][:, None] - ws[0][None, :])
+        for k in tl.static_range(1, D):
+            q = tl.fma(ds[k], vs[k][:, None] - ws[k][None, :], q)
+        q = -q * b
+        for k in tl.static_range(D):
+            moved = tl.fma(a, vs[k][:, None] - ws[k][None, :], acc[k])
+            new = new + (tl.fma(q, ds[k], moved),)
+    return total + v, new
 
 
 @triton.jit
 def _sweep(  # type: ignore[no-untyped-def]
-    y, vy, start, stop, xs, vs, row_mask, g,
-    scales,
+    y, vy, start, stop, xs, vs, row, n_rows, g, weight, scales,
     D: tl.constexpr, SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PAIRED: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    """The sum of V over the rows and the columns start..stop, and g plus each row's sum for its gradient."""
+    """The sum of V over the rows and the columns start..stop; adds weight * each row's sum at g."""
     columns = tl.arange(0, COLUMNS)
     value = tl.full((), 0.0, tl.float64)
     # The tile's elements are summed apart, in chunks short enough for float32.
@@ -212,7 +208,7 @@ def _sweep(  # type: ignore[no-untyped-def]
         total = tl.zeros((ROWS, COLUMNS), tl.float64 if DOUBLE else tl.float32)
         acc = ()
         if ORDER > 0:
-            for k in tl.static_range(D):
+            for _ in tl.static_range(D):
                 acc = acc + (tl.zeros((ROWS, COLUMNS), total.dtype),)
         p = y + (chunk + columns) * D
         pv = vy + (chunk + columns) * D
@@ -227,14 +223,17 @@ def _sweep(  # type: ignore[no-untyped-def]
                 xs, vs, p, pv, full + columns < end, total, acc, scales,
                 D, SCALES, IMQ, ORDER, PAIRED, DOUBLE,
             )  # fmt: skip
+        rows = row + tl.arange(0, ROWS)
+        row_mask = rows < n_rows
         if ORDER < 2:
             value += tl.sum(tl.where(row_mask[:, None], total, 0.0)).to(tl.float64)
         if ORDER > 0:
-            new = ()
+            # Kept in memory, not in the registers that the loop above needs.
             for k in tl.static_range(D):
-                new = new + (g[k] + tl.sum(acc[k], 1),)
-            g = new
-    return value, g
+                before = tl.load(g + rows * D + k, mask=row_mask, other=0.0)
+                tl.store(g + rows * D + k, tl.fma(tl.sum(acc[k], 1), weight, before), mask=row_mask)
+            tl.debug_barrier()
+    return value
 
 
 @triton.jit(do_not_specialize=["n", "m", "unbiased", "splits", "share"])
@@ -253,52 +252,45 @@ def _register_kernel(  # type: ignore[no-untyped-def]
     other += batch * n_other * D
     other_v += batch * n_other * D
     rows = row + tl.arange(0, ROWS)
-    row_mask = rows < n_own
     clamped = tl.minimum(rows, n_own - 1) * D
     xs = _coordinates(own + clamped, None, D, False)
     vs = ()
     if ORDER == 2:
         vs = _coordinates(own_v + clamped, None, D, False)
 
+    unit = -4.0 * _slope_unit(scales, IMQ, DOUBLE)
+    g_own += split.to(tl.int64) * share + batch * n_own * D
     if ORDER > 0 and (BOTH or is_x):
-        g = ()
         for k in tl.static_range(D):
-            g = g + (tl.zeros((ROWS,), x.dtype.element_ty),)
+            tl.store(g_own + rows * D + k, tl.zeros((ROWS,), x.dtype.element_ty), mask=rows < n_own)
+        tl.debug_barrier()
         start, stop = _share(0, n_own, split, splits, COLUMNS)
-        value_same, g = _sweep(
-            own, own_v, start, stop, xs, vs, row_mask, g, scales,
-            D, SCALES, IMQ, ORDER, ROWS, COLUMNS, PAIRED, DOUBLE,
+        value_same = _sweep(
+            own, own_v, start, stop, xs, vs, row, n_own, g_own, (unit * same).to(x.dtype.element_ty),
+            scales, D, SCALES, IMQ, ORDER, ROWS, COLUMNS, PAIRED, DOUBLE,
         )  # fmt: skip
-        scaled = ()
-        for k in tl.static_range(D):
-            scaled = scaled + (g[k] * (same / cross).to(g[k].dtype),)
         start, stop = _share(0, n_other, split, splits, COLUMNS)
-        value_cross, g = _sweep(
-            other, other_v, start, stop, xs, vs, row_mask, scaled, scales,
-            D, SCALES, IMQ, ORDER, ROWS, COLUMNS, PAIRED, DOUBLE,
+        value_cross = _sweep(
+            other, other_v, start, stop, xs, vs, row, n_own, g_own, (unit * cross).to(x.dtype.element_ty),
+            scales, D, SCALES, IMQ, ORDER, ROWS, COLUMNS, PAIRED, DOUBLE,
         )  # fmt: skip
-        unit = (-4.0 * cross * _slope_unit(scales, IMQ, DOUBLE)).to(x.dtype.element_ty)
-        g_own += split.to(tl.int64) * share + batch * n_own * D
-        for k in tl.static_range(D):
-            tl.store(g_own + rows * D + k, g[k] * unit, mask=row_mask)
         # The rows of y meet the same pairs again.
         if not is_x:
             value_cross = 0.0 * value_cross
     else:
         start, stop = _share(row, n_own, split, splits, COLUMNS)
         middle = tl.minimum(row + ROWS, stop)
-        value_same, _ = _sweep(
-            own, own_v, start, middle, xs, vs, row_mask, (), scales,
+        value_same = _sweep(
+            own, own_v, start, middle, xs, vs, row, n_own, g_own, 0.0, scales,
             D, SCALES, IMQ, 0, ROWS, COLUMNS, PAIRED, DOUBLE,
         )  # fmt: skip
-        value_once, _ = _sweep(
-            own, own_v, tl.maximum(start, row + ROWS), stop, xs, vs, row_mask, (), scales,
+        value_same += 2.0 * _sweep(
+            own, own_v, tl.maximum(start, row + ROWS), stop, xs, vs, row, n_own, g_own, 0.0, scales,
             D, SCALES, IMQ, 0, ROWS, COLUMNS, PAIRED, DOUBLE,
         )  # fmt: skip
-        value_same += 2.0 * value_once
         start, stop = _share(0, tl.where(is_x, n_other, 0), split, splits, COLUMNS)
-        value_cross, _ = _sweep(
-            other, other_v, start, stop, xs, vs, row_mask, (), scales,
+        value_cross = _sweep(
+            other, other_v, start, stop, xs, vs, row, n_own, g_own, 0.0, scales,
             D, SCALES, IMQ, 0, ROWS, COLUMNS, PAIRED, DOUBLE,
         )  # fmt: skip
     if ORDER < 2:
@@ -524,49 +516,18 @@ class Launch(NamedTuple):
     options: dict[str, Any]
 
 
-# By the largest d a tile is for; None is every larger d. Within 255 registers a thread holds
-# x, the gradient and the differences of 8 pairs up to d = 8, of 4 up to 16 and of 2 up to 32: the
-# more rows per thread, the fewer loads per pair. tests/test_triton_aot.py compiles them all and
-# fails if one spills.
+# By the largest d a tile is for; None is every larger d. The more rows a thread has, the fewer loads
+# per pair, and the fewer warps the registers leave room for. tests/test_triton_aot.py compiles them
+# all and fails if one spills.
 _FLOAT32: dict[int, dict[int | None, Tile]] = {
-    VALUE: {
-        8: Tile(64, 16, 4),
-        16: Tile(64, 16, 4),
-        32: Tile(32, 16, 4),
-        None: Tile(64, 64, 4),
-    },
-    GRADIENT: {
-        8: Tile(64, 16, 4),
-        16: Tile(32, 16, 4),
-        32: Tile(16, 16, 4),
-        None: Tile(64, 32, 4, 32),
-    },
-    HESSIAN: {
-        8: Tile(32, 16, 4),
-        16: Tile(16, 16, 4),
-        32: Tile(16, 16, 8),
-        None: Tile(32, 32, 4, 32),
-    },
+    VALUE: {8: Tile(64, 8, 4), 16: Tile(64, 16, 4), None: Tile(64, 64, 4)},
+    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(32, 64, 4, 32)},
+    HESSIAN: {8: Tile(32, 16, 4), 16: Tile(16, 16, 4), None: Tile(32, 32, 4, 32)},
 }
 _FLOAT64: dict[int, dict[int | None, Tile]] = {
-    VALUE: {
-        8: Tile(32, 16, 4),
-        16: Tile(32, 16, 4),
-        32: Tile(16, 16, 4),
-        None: Tile(32, 32, 4),
-    },
-    GRADIENT: {
-        8: Tile(32, 16, 4),
-        16: Tile(16, 16, 4),
-        32: Tile(16, 16, 8),
-        None: Tile(32, 32, 4, 16),
-    },
-    HESSIAN: {
-        8: Tile(16, 16, 4),
-        16: Tile(16, 16, 8),
-        32: Tile(16, 16, 8),
-        None: Tile(16, 16, 4, 16),
-    },
+    VALUE: {8: Tile(32, 16, 4), 16: Tile(16, 16, 4), None: Tile(32, 32, 4)},
+    GRADIENT: {8: Tile(16, 16, 4), 16: Tile(16, 16, 8), None: Tile(32, 32, 4, 16)},
+    HESSIAN: {8: Tile(16, 16, 4), 16: Tile(16, 16, 8), None: Tile(16, 16, 4, 16)},
 }
 
 
