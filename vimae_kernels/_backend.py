@@ -60,14 +60,22 @@ def _default(device_type: str) -> Backend:
     return next(b for b in BACKENDS if b == "reference" or unavailable(b, device_type) is None)
 
 
-@functools.cache
-def unavailable(backend: Backend, device_type: str) -> str | None:
-    """Why `backend` cannot run on tensors of this device type, or None if it can."""
+def _unavailable(backend: Backend, device_type: str) -> str | None:
     if backend == "native":
         return _native.unavailable(device_type)
     if backend == "triton":
         return _triton_unavailable(device_type)
     return None
+
+
+# What torch.compiler.assume_constant_result sets; calling it would import torch._dynamo, which takes a second.
+_unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@functools.cache
+def unavailable(backend: Backend, device_type: str) -> str | None:
+    """Why `backend` cannot run on tensors of this device type, or None if it can."""
+    return _unavailable(backend, device_type)
 
 
 def _triton_unavailable(device_type: str) -> str | None:
