@@ -21,8 +21,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Parse the command line (None is that of the process) and run the command.
 
     Returns:
-        Exit status: 0; 1 for an error that is the user's to mend, printed in one line; 130 after
-        Ctrl-C.
+        Exit status: 0; 1 for an error of the user's, told in one line; 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     from .data import DataError
@@ -128,18 +127,11 @@ def _train(options: Namespace) -> int:
 
 def _config(options: Namespace) -> dict[str, Any]:
     skipped = {"config", "output", "resume"}
-    config = {key: _plain(value) for key, value in vars(options).items() if key not in skipped}
+    config = {key: value for key, value in vars(options).items() if key not in skipped}
     config["epochs"] = config["epochs"] or _DEFAULT_EPOCHS
     if config["data_dir"] is not None:
         config["data_dir"] = str(Path(config["data_dir"]).resolve())
     return config
-
-
-def _plain(value: Any) -> Any:
-    """jsonargparse's restricted numbers as the int or float they are, which YAML can hold."""
-    if isinstance(value, int):
-        return int(value)
-    return float(value) if isinstance(value, float) else value
 
 
 def _resumed(options: Namespace) -> tuple[Path, dict[str, Any]]:

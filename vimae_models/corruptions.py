@@ -47,7 +47,6 @@ def truncated_gaussian(x: Tensor, bound: float) -> Tensor:
 
     Source: VIMAE (ICLR version), appendix "Further details on experiments".
     """
-    # Inverse of the distribution function: u uniform where |nu| = bound sqrt(2) |erfinv(u)| <=
-    # bound.
+    # By the inverse of the distribution function: u uniform between its values at the bounds.
     edge = math.erf(1 / math.sqrt(2))
     return x + torch.empty_like(x).uniform_(-edge, edge).erfinv_().mul_(bound * math.sqrt(2))

@@ -57,9 +57,8 @@ def load(name: str, data_dir: str | Path | None = None) -> ImageData:
     """A data set by name.
 
     Args:
-        name: one of `names()`. "digits" (8x8, 1797 images) comes with scikit-learn: no files
-        needed. data_dir: folder of the official files, DIR/<name>/ or DIR itself or torchvision's
-        layout;
+        name: one of `names()`. "digits" (8x8, 1797 images) comes with scikit-learn.
+        data_dir: folder of the official files, DIR/<name>/ or DIR itself or torchvision's layout;
             None is the environment variable VIMAE_DATA.
 
     Raises:

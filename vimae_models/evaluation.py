@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ def codes(model: Autoencoder, images: Tensor) -> Tensor:
     return torch.cat([part for _, part in _encoded(model, images)])
 
 
-def _encoded(model: Autoencoder, images: Tensor) -> Any:
+def _encoded(model: Autoencoder, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images as pixels and their codes, part by part."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()
@@ -80,10 +82,9 @@ def svm_accuracy(model: Autoencoder, data: ImageData, seed: int = 0) -> dict[str
 
     Source: VIMAE preprint, sec. 5.2 and table 1.
     """
-    from sklearn.model_selection import train_test_split
     from sklearn.svm import SVC
 
-    labelled = _labelled(data.train, train_test_split, seed)
+    labelled = _labelled(data.train, seed)
     machine = SVC().fit(codes(model, labelled.images).cpu(), labelled.labels)
     clean = pixels(data.test.images)
     generator = torch.Generator().manual_seed(seed)
@@ -97,10 +98,12 @@ def svm_accuracy(model: Autoencoder, data: ImageData, seed: int = 0) -> dict[str
     }
 
 
-def _labelled(train: Split, split: Any, seed: int) -> Split:
+def _labelled(train: Split, seed: int) -> Split:
+    from sklearn.model_selection import train_test_split
+
     if len(train) <= LABELS:
         return train
-    chosen, _ = split(
+    chosen, _ = train_test_split(
         torch.arange(len(train)), train_size=LABELS, stratify=train.labels, random_state=seed
     )
     return Split(train.images[chosen], train.labels[chosen])

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import MultipleLocator
 from torch import Tensor
 
 from . import corruptions, evaluation
@@ -35,7 +36,7 @@ _STYLE: Any = {
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.05,
 }
-_POINTS = 5000
+_POINTS = 10_000
 _GREY = "0.45"
 
 
@@ -77,19 +78,21 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
     if z.shape[1] == 1:
         z, prior = (torch.cat([t, torch.randn_like(t) * 0.1], 1) for t in (z, prior))
     limit = 1.05 * max(float(t[:, :2].abs().quantile(0.998)) for t in (z, prior))
-    size = 2.5 if len(z) > 2000 else 9.0
+    size = 1.5 if len(z) > 2000 else 9.0
     with _figure(path, 1, 2, (7.0, 3.35)) as (left, right):
         palette = plt.get_cmap("tab10")
         for label in labels.unique().tolist():
             at = labels == label
-            left.scatter(*z[at, :2].T, s=size, color=palette(label), lw=0, alpha=0.8, label=label)
-        right.scatter(*prior[:, :2].T, s=size, color=_GREY, lw=0, alpha=0.8)
+            left.scatter(
+                *z[at, :2].T.numpy(), s=size, color=palette(label), lw=0, alpha=0.8, label=label
+            )
+        right.scatter(*prior[:, :2].T.numpy(), s=size, color=_GREY, lw=0, alpha=0.8)
         left.set_title(f"codes of {len(z)} test images, MMD² = {mmd:.4f}")
-        right.set_title(f"as many samples of the prior ({model.prior})")
-        ticks = range(-int(limit), int(limit) + 1, 1 if limit < 6 else 2)
+        right.set_title(f"samples of the prior ({model.prior})")
         for axes in (left, right):
             axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="$z_1$")
-            axes.set(xticks=ticks, yticks=ticks)
+            axes.xaxis.set_major_locator(MultipleLocator(2))
+            axes.yaxis.set_major_locator(MultipleLocator(2))
         left.set_ylabel("$z_2$")
         left.legend(
             loc="center left",
@@ -104,7 +107,7 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
 def reconstructions(model: Autoencoder, data: ImageData, path: Path) -> None:
     """One test image a column: itself, reconstructed, half masked, reconstructed from that."""
     labels = data.test.labels
-    chosen = torch.cat([(labels == label).nonzero()[:2, 0] for label in labels.unique()])
+    chosen = torch.stack([(labels == label).nonzero()[0, 0] for label in labels.unique()])
     x = pixels(data.test.images[chosen])
     masked = corruptions.mask(x, 0.5, torch.Generator().manual_seed(0))
     rows = [
@@ -130,8 +133,8 @@ def samples(model: Autoencoder, path: Path) -> None:
     """Images decoded from samples of the prior."""
     model.eval()
     generator = torch.Generator(next(model.parameters()).device).manual_seed(2)
-    with _figure(path, 1, 1, (7.0, 7.0 * 5 / 20)) as axis:
-        _tiles(axis, model.sample(100, generator).cpu(), 20)
+    with _figure(path, 1, 1, (7.0, 7.0 * 4 / 16)) as axis:
+        _tiles(axis, model.sample(64, generator).cpu(), 16)
 
 
 def _tiles(axis: Any, images: Tensor, columns: int) -> None:
@@ -142,7 +145,8 @@ def _tiles(axis: Any, images: Tensor, columns: int) -> None:
     grid = padded.reshape(n // columns, columns, channels, height + gap, width + gap)
     picture = grid.permute(0, 3, 1, 4, 2).reshape(-1, columns * (width + gap), channels)
     picture = picture[: -gap or None, : -gap or None].clamp(0, 1)
-    axis.imshow(picture if channels == 3 else picture[..., 0], cmap="gray_r", vmin=0, vmax=1)
+    shown = picture if channels == 3 else picture[..., 0]
+    axis.imshow(shown.numpy(), cmap="gray_r", vmin=0, vmax=1)
     axis.set_axis_off()
 
 

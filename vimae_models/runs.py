@@ -46,7 +46,16 @@ def _free(stem: str) -> Path:
 
 
 def write_config(run: Path, config: Config) -> None:
-    (run / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+    """Store a configuration, whose values are strings, numbers or None, for `read_config`."""
+    plain = {key: _plain(value) for key, value in config.items()}
+    (run / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    """A number of a subclass (those of the option parser) as one of the types YAML can hold."""
+    if isinstance(value, int):
+        return int(value)
+    return float(value) if isinstance(value, float) else value
 
 
 def read_config(run: Path) -> Config:

@@ -86,9 +86,10 @@ class Module(L.LightningModule):
     The sums stay on the device, so that a step never waits for it.
     """
 
-    def __init__(self, model: Autoencoder, lr: float) -> None:
+    def __init__(self, model: Autoencoder, batches: Batches, lr: float) -> None:
         super().__init__()
         self.model = model
+        self.batches = batches
         self.lr = lr
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
@@ -117,6 +118,9 @@ class Module(L.LightningModule):
         state = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
         checkpoint["run"] = {
             "random_state": state,
+            # Lightning keeps the state of a loader too, but does not restore it at the end of an
+            # epoch.
+            "batches": self.batches.state_dict(),
             "sums": self.sums,
             "steps": self.steps,
             "history": self.history,
@@ -127,6 +131,7 @@ class Module(L.LightningModule):
         self.sums = {name: value.to(self.device) for name, value in run["sums"].items()}
         self.steps, self.history = run["steps"], run["history"]
         self.random_state = run["random_state"]
+        self.batches.load_state_dict(run["batches"])
 
     def on_train_start(self) -> None:
         if self.random_state is not None:
@@ -169,7 +174,8 @@ class Recorder(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self.progress.advance(self.task)
-        if self.interrupted:
+        # After the last batch the epoch is closed first, so that it gets its row.
+        if self.interrupted and not trainer.is_last_batch:
             self.save(trainer, pl_module)
             raise Interrupted
 
@@ -191,8 +197,11 @@ class Recorder(L.Callback):
                 self.writer.add_scalar(name, value, trainer.global_step)
         last = trainer.current_epoch + 1 == trainer.max_epochs
         self._show(row, last)
-        if last or time.monotonic() - self.saved > SECONDS_BETWEEN_SAVES:
+        stop = self.interrupted and not last
+        if last or stop or time.monotonic() - self.saved > SECONDS_BETWEEN_SAVES:
             self.save(trainer, pl_module)
+        if stop:
+            raise Interrupted
 
     def _show(self, row: Row, last: bool) -> None:
         terms = (
@@ -279,7 +288,7 @@ def fit(
         validation = data.validation.images[:VALIDATION_IMAGES].to(device)
         recorder = Recorder(run, validation, epochs * len(batches), console)
         trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
-        module = Module(model, lr)
+        module = Module(model, batches, lr)
         previous = signal.signal(signal.SIGINT, recorder.interrupt)
         try:
             checkpoint = str(run / CHECKPOINT) if resume else None

@@ -24,7 +24,8 @@ class VIMAE(Autoencoder):
         data_shape: (C, H, W).
         latent_dim: d.
         prior: "normal" is VIMAE-n, "logistic" VIMAE-l.
-        lam: weight of the divergence, >= 0; the paper's lambda, 10 for MNIST.
+        lam: weight of the divergence, >= 0; the paper's lambda, 10 for MNIST. The WAE code that
+            the experiments follow weighs the squared error by 0.05, so that its 10 is 200 here.
         noise: bound of the noise in pixel units, >= 0; 0.01 in the paper.
         kernel: kernel of the MMD; `vimae_kernels.IMQ.wae(d)` is that of the WAE code.
 

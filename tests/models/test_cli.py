@@ -1,0 +1,212 @@
+"""The command `vimae`, as a user runs it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from vimae_models import cli, runs
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["train", "--width", "0.1"]
+
+
+def vimae(*arguments):
+    return cli.run([str(a) for a in arguments])
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VIMAE_DATA", raising=False)
+
+
+def test_train_leaves_a_complete_run_folder(tmp_path, capsys):
+    assert vimae(*QUICK, "--model", "vimae-n", "--epochs", 3, "--lambda", 5, "--seed", 7) == 0
+    run = Path("runs/vimae-n-digits-1")
+    printed = capsys.readouterr()
+    assert f"run folder: {run}" in printed.out
+    assert "Traceback" not in printed.err and "Warning" not in printed.err
+
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    given = {"model": "vimae-n", "epochs": 3, "lam": 5.0, "seed": 7, "width": 0.1}
+    assert {key: config[key] for key in given} == given
+    with open(run / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
+    assert {"train/reconstruction", "train/mmd", "validation/mmd"} <= set(rows[0])
+    test = json.loads((run / "metrics.json").read_text())["test"]
+    assert set(test["svm"]) == {
+        "clean",
+        "gaussian 0.2",
+        "gaussian 0.4",
+        "mask 0.2",
+        "mask 0.5",
+    }
+    assert list((run / "tensorboard").glob("events.*"))
+    for name in ("latent", "reconstructions", "samples", "training"):
+        assert (run / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+    # The same run again gets a folder of its own and the same numbers.
+    assert vimae("train", "--config", run / "config.yaml") == 0
+    again = Path("runs/vimae-n-digits-2")
+    assert (again / "metrics.csv").read_text() == (run / "metrics.csv").read_text()
+
+
+def test_tensorboard_has_every_term_by_name():
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert vimae(*QUICK, "--epochs", 2, "--output", "run") == 0
+    events = EventAccumulator("run/tensorboard").Reload()
+    with open("run/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("train/loss", "train/reconstruction", "train/mmd", "validation/mmd"):
+        logged = [event.value for event in events.Scalars(name)]
+        assert logged == pytest.approx([float(row[name]) for row in rows], rel=1e-6)
+
+
+def test_evaluate_gives_the_results_of_training_again(capsys):
+    assert vimae(*QUICK, "--epochs", 2, "--output", "run") == 0
+    first = json.loads(Path("run/metrics.json").read_text())
+    Path("run/metrics.json").unlink()
+    Path("run/figures/latent.png").unlink()
+    assert vimae("evaluate", "run") == 0
+    assert json.loads(Path("run/metrics.json").read_text()) == first
+    assert Path("run/figures/latent.png").exists()
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resume_takes():
+    command = [sys.executable, "-m", "vimae_models", *QUICK, "--output", "run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*command, "--epochs", "100000"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        started = time.monotonic()
+        # The first line of progress: the loop is running.
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(timeout=60) == 130, rest
+    assert time.monotonic() - started < 60
+    assert "vimae train --resume run" in rest
+    assert "Traceback" not in rest
+    torch.load("run/checkpoint.ckpt", weights_only=True)
+
+    done = len(runs.read_checkpoint(Path("run"))["run"]["history"])
+    assert vimae("train", "--resume", "run", "--epochs", done + 2) == 0
+    with open("run/metrics.csv") as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, done + 3))
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--model", "gan"], "known systems are ['vimae-n', 'vimae-l']"),
+        (["--network", "vgg"], "known networks are"),
+        (["--data", "imagenet"], "known data sets are"),
+        (["--data", "mnist"], "--data-dir"),
+        (["--data", "mnist", "--data-dir", "nowhere"], "nowhere"),
+        (["--batch-size", "5000"], "1200 training images"),
+        (["--batch-size", "1"], "from 2 to"),
+        (["--resume", "nowhere"], "not a run folder"),
+        (["--output", "."], "not an empty folder"),
+    ],
+)
+def test_errors_are_one_clear_line(arguments, words, capsys):
+    Path("something").touch()
+    assert vimae("train", *arguments) == 1
+    printed = capsys.readouterr().err
+    assert words in printed and printed.startswith("vimae train: error: ")
+    assert printed.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--epochs", "0"], ["--lr", "-1"], ["--lambda", "x"], ["--nonsense", "1"]]
+)
+def test_options_that_cannot_be_are_refused_by_the_parser(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        vimae("train", *arguments)
+    assert caught.value.code == 2
+    assert arguments[0].strip("-") in capsys.readouterr().err.replace("lam", "lambda")
+
+
+def test_resume_keeps_the_settings_of_the_run(capsys):
+    assert vimae(*QUICK, "--epochs", 1, "--output", "run") == 0
+    assert vimae("train", "--resume", "run", "--lambda", 3) == 1
+    assert "--lambda cannot be given" in capsys.readouterr().err
+    assert vimae("train", "--resume", "run") == 1
+    assert "--epochs N with N > 1" in capsys.readouterr().err
+    Path("run/checkpoint.ckpt").write_bytes(b"damaged")
+    assert vimae("train", "--resume", "run", "--epochs", 2) == 1
+    assert "checkpoint.ckpt is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["demo"], ["info"]])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        vimae(*command, "--help")
+    assert caught.value.code == 0
+    assert "usage: vimae" in capsys.readouterr().out
+
+
+def test_info_names_systems_and_backends(capsys):
+    assert vimae("info") == 0
+    printed = capsys.readouterr().out
+    for word in ("vimae-l", "mnist", "reference", "torch"):
+        assert word in printed
+
+
+def run_without(modules, code):
+    """Run `code` in an interpreter that cannot find `modules`."""
+    blocker = (
+        "from importlib.machinery import PathFinder\n"
+        "find = PathFinder.find_spec\n"
+        f"gone = {modules!r}\n"
+        "PathFinder.find_spec = lambda name, *rest: (\n"
+        "    None if name.split('.')[0] in gone else find(name, *rest)\n"
+        ")\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", blocker + code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+EXTRA = ["jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "tensorboard", "yaml"]
+
+
+def test_without_the_extra_the_command_says_what_to_install():
+    result = run_without(EXTRA, "from vimae_models.__main__ import main; main()")
+    assert result.returncode == 1
+    assert "pip install 'vimae-kernels[models]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_without_the_extra_models_work_in_plain_pytorch():
+    code = (
+        "import torch, vimae_models\n"
+        "model = vimae_models.build('vimae-l', data_shape=(1, 8, 8))\n"
+        "model.loss(torch.rand(10, 1, 8, 8))['loss'].backward()\n"
+        "print(model.sample(2).shape)"
+    )
+    result = run_without(EXTRA, code)
+    assert result.returncode == 0, result.stderr
+    assert "torch.Size([2, 1, 8, 8])" in result.stdout
