@@ -29,7 +29,7 @@ def run(arguments: list[str] | None = None) -> int:
 
     try:
         return _COMMANDS[options.command](options[options.command])
-    except (DataError, RunError, FloatingPointError) as error:
+    except (DataError, RunError, FloatingPointError, OSError) as error:
         print(f"vimae {options.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

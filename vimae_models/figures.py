@@ -77,7 +77,7 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
     mmd = evaluation.summary(model, data.test.images)["mmd"]
     if z.shape[1] == 1:
         z, prior = (torch.cat([t, torch.randn_like(t) * 0.1], 1) for t in (z, prior))
-    limit = 1.05 * max(float(t[:, :2].abs().quantile(0.998)) for t in (z, prior))
+    limit = 1.1 * max(float(t[:, :2].abs().quantile(0.998)) for t in (z, prior))
     size = 1.5 if len(z) > 2000 else 9.0
     with _figure(path, 1, 2, (7.0, 3.35)) as (left, right):
         palette = plt.get_cmap("tab10")

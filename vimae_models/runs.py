@@ -63,7 +63,10 @@ def read_config(run: Path) -> Config:
     path = run / CONFIG
     if not path.is_file():
         raise RunError(f"{run} is not a run folder: it has no {CONFIG}")
-    config = yaml.safe_load(path.read_text())
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (UnicodeDecodeError, yaml.YAMLError):
+        config = None
     if not isinstance(config, dict) or "model" not in config:
         raise RunError(f"{path} is not the configuration of a run")
     return config

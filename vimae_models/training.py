@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -289,11 +290,14 @@ def fit(
         recorder = Recorder(run, validation, epochs * len(batches), console)
         trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
         module = Module(model, batches, lr)
-        previous = signal.signal(signal.SIGINT, recorder.interrupt)
+        # Only the main thread may set, and will get, the signal.
+        main = threading.current_thread() is threading.main_thread()
+        previous = signal.signal(signal.SIGINT, recorder.interrupt) if main else None
         try:
             checkpoint = str(run / CHECKPOINT) if resume else None
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
         finally:
-            signal.signal(signal.SIGINT, previous)
+            if main:
+                signal.signal(signal.SIGINT, previous)
             recorder.close()
     return module.history

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+import vimae_kernels as vk
 from vimae_models import cli, runs
 
 ROOT = Path(__file__).parents[2]
@@ -153,6 +154,10 @@ def test_resume_keeps_the_settings_of_the_run(capsys):
     assert vimae("train", "--resume", "run") == 1
     assert "--epochs N with N > 1" in capsys.readouterr().err
     Path("run/checkpoint.ckpt").write_bytes(b"damaged")
+    Path("odd").mkdir()
+    Path("odd/config.yaml").write_text("{")
+    assert vimae("train", "--resume", "odd") == 1
+    assert "odd/config.yaml is not the configuration" in capsys.readouterr().err
     assert vimae("train", "--resume", "run", "--epochs", 2) == 1
     assert "checkpoint.ckpt is damaged" in capsys.readouterr().err
 
@@ -170,6 +175,36 @@ def test_info_names_systems_and_backends(capsys):
     printed = capsys.readouterr().out
     for word in ("vimae-l", "mnist", "reference", "torch"):
         assert word in printed
+
+
+def quick_demo(monkeypatch):
+    from vimae_models import demo
+
+    monkeypatch.setitem(demo._CONFIG, "epochs", 15)
+    assert vimae("demo") == 0
+    return json.loads(Path("runs/vimae-l-digits-1/metrics.json").read_text())
+
+
+def test_demo_measures_before_and_after_training(monkeypatch, capsys):
+    results = quick_demo(monkeypatch)
+    images = results["all images"]
+    assert images["images"] == 1797
+    assert images["after"]["mmd"] < 0.3 * images["before"]["mmd"]
+    assert images["after"]["reconstruction"] < 0.5 * images["before"]["reconstruction"]
+    printed = capsys.readouterr().out
+    assert results["test"]["svm"]["clean"] > results["test"]["svm"]["mask 0.5"] > 0.1
+    for name in ("latent", "reconstructions", "samples", "training"):
+        figure = Path(f"runs/vimae-l-digits-1/figures/{name}.png")
+        assert figure.exists() and str(figure) in printed
+
+
+def test_demo_claims_no_fused_kernel_where_there_is_none(monkeypatch, capsys):
+    with vk.use_backend("reference"):
+        results = quick_demo(monkeypatch)
+    printed = capsys.readouterr().out
+    assert "fused" not in printed and "speed-up" not in printed
+    assert "eager PyTorch" in printed
+    assert results["mmd seconds"]["backend"] == "reference"
 
 
 def run_without(modules, code):
