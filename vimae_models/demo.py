@@ -46,6 +46,10 @@ def demo(output: Path | None) -> int:
 
     everything = torch.cat([part.images for part in (data.train, data.validation, data.test)])
     before = evaluation.summary(model, everything)
+    # 0.3 million weights are too few to share out: one thread is no slower, and does not wait for
+    # a second one where the machine is busy.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         history = fit(
             model,
@@ -59,6 +63,8 @@ def demo(output: Path | None) -> int:
     except Interrupted:
         console.print(f"stopped; continue with  vimae train --resume {folder}", soft_wrap=True)
         return 130
+    finally:
+        torch.set_num_threads(threads)
     after = evaluation.summary(model, everything)
     z = evaluation.codes(model, everything)
     backend, seconds = kernel_times(z, model.sample_prior(len(z)))
