@@ -68,9 +68,10 @@ def summary(model: Autoencoder, images: Tensor) -> dict[str, float]:
 def svm_accuracy(model: Autoencoder, data: ImageData, seed: int = 0) -> dict[str, float]:
     """Test accuracy of a support vector machine on the codes, for clean and corrupted test images.
 
-    It is trained once, on the codes of `LABELS` clean training images in equal shares of the
-    classes, and tested on the codes of test images with each corruption: RBF kernel, scikit-learn's
-    defaults. The papers name the transductive M1+TSVM; this one sees no unlabelled codes.
+    It is trained once, on the codes of `LABELS` clean training images with the classes in the
+    proportions of the training set, and tested on the codes of all test images with each
+    corruption: RBF kernel, scikit-learn's defaults. The papers name the transductive M1+TSVM; this
+    one sees no unlabelled codes.
 
     Args:
         model: any system.

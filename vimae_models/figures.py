@@ -75,9 +75,10 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
     generator = torch.Generator(next(model.parameters()).device).manual_seed(1)
     prior = model.sample_prior(len(z), generator).cpu()
     mmd = evaluation.summary(model, data.test.images)["mmd"]
-    if z.shape[1] == 1:
+    if z.shape[1] == 1:  # a little height, so that points do not hide each other
         z, prior = (torch.cat([t, torch.randn_like(t) * 0.1], 1) for t in (z, prior))
     limit = 1.1 * max(float(t[:, :2].abs().quantile(0.998)) for t in (z, prior))
+    step = 2 if limit < 6 else 5
     size = 1.5 if len(z) > 2000 else 9.0
     with _figure(path, 1, 2, (7.0, 3.35)) as (left, right):
         palette = plt.get_cmap("tab10")
@@ -91,8 +92,8 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
         right.set_title(f"samples of the prior ({model.prior})")
         for axes in (left, right):
             axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="$z_1$")
-            axes.xaxis.set_major_locator(MultipleLocator(2))
-            axes.yaxis.set_major_locator(MultipleLocator(2))
+            axes.xaxis.set_major_locator(MultipleLocator(step))
+            axes.yaxis.set_major_locator(MultipleLocator(step))
         left.set_ylabel("$z_2$")
         left.legend(
             loc="center left",

@@ -63,6 +63,13 @@ def test_train_leaves_a_complete_run_folder(tmp_path, capsys):
     assert (again / "metrics.csv").read_text() == (run / "metrics.csv").read_text()
 
 
+@pytest.mark.parametrize("options", [["--latent-dim", 1], ["--network", "dcgan"]])
+def test_train_and_evaluate_other_networks_and_dimensions(options):
+    assert vimae("train", "--width", "0.02", "--epochs", 1, "--output", "run", *options) == 0
+    assert vimae("evaluate", "run") == 0
+    assert Path("run/figures/latent.png").exists()
+
+
 def test_tensorboard_has_every_term_by_name():
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
