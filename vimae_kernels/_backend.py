@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -55,27 +54,25 @@ def _check_name(backend: object) -> None:
         raise ValueError(f"backend is {backend!r}; known backends are {list(BACKENDS)}")
 
 
-@functools.cache
 def _default(device_type: str) -> Backend:
-    return next(b for b in BACKENDS if b == "reference" or unavailable(b, device_type) is None)
+    return next(backend for backend in BACKENDS if unavailable(backend, device_type) is None)
 
 
-def _unavailable(backend: Backend, device_type: str) -> str | None:
-    if backend == "native":
-        return _native.unavailable(device_type)
-    if backend == "triton":
-        return _triton_unavailable(device_type)
-    return None
-
-
-# What torch.compiler.assume_constant_result sets; calling it would import torch._dynamo, which takes a second.
-_unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-@functools.cache
 def unavailable(backend: Backend, device_type: str) -> str | None:
     """Why `backend` cannot run on tensors of this device type, or None if it can."""
-    return _unavailable(backend, device_type)
+    key = backend, device_type
+    if key not in _reasons:
+        _reasons[key] = None
+        if backend == "native":
+            _reasons[key] = _native.unavailable(device_type)
+        elif backend == "triton":
+            _reasons[key] = _triton_unavailable(device_type)
+    return _reasons[key]
+
+
+_reasons: dict[tuple[Backend, str], str | None] = {}
+# What torch.compiler.assume_constant_result sets; calling it would import torch._dynamo, which takes a second.
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _triton_unavailable(device_type: str) -> str | None:

@@ -12,8 +12,8 @@ from . import _native
 from ._backend import BACKENDS, _default, unavailable
 
 _COST = {
-    "native": "CPU tensors fall back to the reference: n x m x d memory, and many times slower",
-    "triton": "CUDA tensors fall back to the native core, or to the reference without one",
+    "native": "CPU tensors take the reference instead: n x m x d memory, and many times slower",
+    "triton": "CUDA tensors take the native core instead, or the reference without one",
 }
 
 
@@ -53,19 +53,22 @@ def _version(package: str) -> str | None:
 
 def _report(facts: dict[str, Any]) -> str:
     lines = [", ".join(f"{k} {v or 'not installed'}" for k, v in facts["versions"].items()), ""]
-    for device, backend in facts["default"].items():
-        lines.append(f"default on {device} tensors: {backend}")
+    lines += [f"{device} tensors run on: {backend}" for device, backend in facts["default"].items()]
     for backend, reasons in facts["unavailable"].items():
-        lines.append(f"\n{backend}")
+        lines += ["", backend]
         for device, reason in reasons.items():
-            lines.append(f"  {device:5} {'ready' if reason is None else 'no: ' + reason}")
-        if backend == "native" and reasons["cpu"] or backend == "triton" and "cuda" in facts["default"]:
-            if any(reasons[device] for device in facts["default"]):
-                lines.append(f"  cost  {_COST[backend]}")
+            lines.append(f"  {device:4}  {'ready' if reason is None else 'no: ' + reason}")
+        lost = "cpu" if backend == "native" else "cuda"
+        if backend in _COST and lost in facts["default"] and reasons[lost]:
+            lines.append(f"  cost  {_COST[backend]}")
     build, simd = facts["build"], facts["simd"]
-    lines.append("\nnative build")
-    for key in ("compiler", "openmp", "cuda_architectures"):
-        lines.append(f"  {key.replace('_', ' '):18} {build.get(key) or 'none'}")
-    lines.append(f"  {'SIMD levels':18} {', '.join(simd['compiled']) or 'none'}; in use: {simd['used'] or 'none'}")
-    lines.append(f"  {'threads':18} {facts['threads']} (torch.set_num_threads)")
+    rows = {
+        "compiler": build.get("compiler"),
+        "OpenMP": build.get("openmp"),
+        "CUDA architectures": build.get("cuda_architectures"),
+        "SIMD levels": ", ".join(simd["runnable"]),
+        "SIMD in use": simd["used"],
+        "threads": f"{facts['threads']} (torch.set_num_threads)",
+    }
+    lines += ["", "native build", *(f"  {name:18}  {value or 'none'}" for name, value in rows.items())]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ import torch  # before _C: both must share torch's OpenMP runtime
 from torch import Tensor
 
 _C: Any = None
+_import_error: ImportError | None = None
 try:
     from . import _C
 except ImportError as error:
@@ -39,8 +40,8 @@ def unavailable(device_type: str) -> str | None:
 def simd_levels() -> dict[str, Any]:
     """The SIMD levels of this build that the processor can run, and the one in use."""
     if _C is None:
-        return {"compiled": [], "used": None}
-    return {"compiled": _C.runnable_levels(), "used": _C.level_name()}
+        return {"runnable": [], "used": None}
+    return {"runnable": _C.runnable_levels(), "used": _C.level_name()}
 
 
 def mmd(

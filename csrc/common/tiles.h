@@ -21,13 +21,17 @@ constexpr int R = 4;    // rows of a register tile ...
 constexpr int JV =
     VIMAE_SIMD_BYTES == 64 ? 4 : 2;  // ... and vectors of columns: what the registers hold
 
-// Points [0, count) of a panel out of rows of d coordinates; the padding is 0.
+// Points [0, count) of a panel out of rows of d coordinates; the padding is 0. Returns 0, or NaN if
+// a coordinate is not finite.
 template <class T>
-void pack_panel(const T* from, std::int64_t count, std::int64_t d, T* to) {
+double pack_panel(const T* from, std::int64_t count, std::int64_t d, T* to) {
+  Vec<T> finite = {};
   for (std::int64_t k = 0; k < d; ++k) {
     for (int i = 0; i < count; ++i) to[k * P + i] = from[i * d + k];
     for (std::int64_t i = count; i < P; ++i) to[k * P + i] = 0;
+    for (int i = 0; i < P; i += kLanes<T>) finite += load(to + k * P + i) - load(to + k * P + i);
   }
+  return sum(widen(finite));
 }
 
 // Squared distances over kc coordinates of a register tile, R rows against NV vectors of columns;

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <limits>
 #include <new>
 
 #ifdef _OPENMP
@@ -31,24 +30,22 @@ struct Problem {
   std::int64_t panels;
   T* panel;              // [panels][d][P]
   std::int64_t* counts;  // [team][kBins][kWays]
-  bool* nan;             // [team]
+  double* finite;        // [team]: 0, or NaN
   T* tile;               // [team][P][P]
 
   Problem(const Median<T>& a, int team, Arena& arena) : a(a), panels((a.N + P - 1) / P) {
     panel = arena.take<T>(panels * a.d * P);
     counts = arena.take<std::int64_t>(std::int64_t(team) * kBins * kWays);
-    nan = arena.take<bool>(64 * team);
+    finite = arena.take<double>(team);
     tile = arena.take<T>(std::int64_t(team) * P * P);
   }
 
   void solve(std::int64_t b, Team team) {
     const T* x = a.x + b * a.N * a.d;
+    finite[team.rank] = 0;
     for (std::int64_t q = team.rank; q < panels; q += team.size)
-      pack_panel(x + q * P * a.d, std::min<std::int64_t>(P, a.N - q * P), a.d, panel + q * a.d * P);
-    bool found = false;
-    for (std::int64_t i = a.N * team.rank / team.size; i < a.N * (team.rank + 1) / team.size; ++i)
-      for (std::int64_t k = 0; k < a.d; ++k) found |= std::isnan(x[i * a.d + k]);
-    nan[64 * team.rank] = found;
+      finite[team.rank] += pack_panel(x + q * P * a.d, std::min<std::int64_t>(P, a.N - q * P), a.d,
+                                      panel + q * a.d * P);
     team.wait();
 
     // Every thread does the same arithmetic on the same counts, so all agree without talking.
@@ -74,8 +71,9 @@ struct Problem {
     if (team.rank == 0) {
       T squared;
       std::memcpy(&squared, &prefix, sizeof squared);
-      for (int t = 0; t < team.size; ++t) found |= nan[64 * t];
-      a.median[b] = found ? std::numeric_limits<T>::quiet_NaN() : std::sqrt(squared);
+      T median = std::sqrt(squared);
+      for (int t = 0; t < team.size; ++t) median += T(finite[t]);
+      a.median[b] = median;
     }
     team.wait();
   }

@@ -263,13 +263,14 @@ struct Problem {
     x.source = a.x + b * a.x_batch_stride, y.source = a.y + b * a.y_batch_stride;
     if (Hessian) x.direction = a.vx + b * a.n * a.d, y.direction = a.vy + b * a.m * a.d;
     if (team.rank == 0) weights(xx, 2 * wx), weights(yy, 2 * wy), weights(xy, wxy);
-    pack(x, team), pack(y, team);
+    const double finite = pack(x, team) + pack(y, team);
     team.wait();
     const Tiles<T, F, Hessian> tiles{a.d, a.n_scales, scratch};
     double* mine = partial + 3 * team.rank;
     mine[0] = symmetric(tiles, x, xx, team);
     mine[1] = symmetric(tiles, y, yy, team);
-    mine[2] = cross(tiles, team);
+    // The diagonal, which no sweep visits, is where an infinite coordinate turns into NaN.
+    mine[2] = cross(tiles, team) + finite;
     team.wait();
     if (a.dx) unpack(x, a.dx + b * a.n * a.d, team);
     if (a.dy) unpack(y, a.dy + b * a.m * a.d, team);
@@ -294,14 +295,16 @@ struct Problem {
     }
   }
 
-  void pack(const Points<T>& p, Team team) const {
+  double pack(const Points<T>& p, Team team) const {
+    double finite = 0;
     for (std::int64_t q = team.rank; q < p.panels; q += team.size) {
       const std::int64_t count = std::min<std::int64_t>(P, p.count - q * P), base = q * a.d * P;
       for (int v = 0; v < (Hessian ? 2 : 1); ++v)
-        pack_panel((v ? p.direction : p.source) + q * P * a.d, count, a.d,
-                   (v ? p.panel_v : p.panel) + base);
+        finite += pack_panel((v ? p.direction : p.source) + q * P * a.d, count, a.d,
+                             (v ? p.panel_v : p.panel) + base);
       if (p.gradient) std::fill_n(p.gradient + base, a.d * P, 0.0);
     }
+    return finite;
   }
 
   void unpack(const Points<T>& p, T* to, Team team) const {

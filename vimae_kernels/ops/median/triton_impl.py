@@ -7,7 +7,7 @@ device: no N x N memory, no atomics and nothing that the host waits for.
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,9 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_TILE = {"ROWS": 64, "COLUMNS": 64}
-_BLOCK = 512
-
+from ..._triton import Launch, on_device_of
 
 @triton.jit(do_not_specialize=["n", "d", "below"])
 def _count_kernel(  # type: ignore[no-untyped-def]
@@ -65,6 +63,25 @@ def _settle_kernel(found, counts, blocks, wanted, step, BLOCK: tl.constexpr):  #
     tl.store(found + batch, bits + more.to(bits.dtype) * step)
 
 
+_COUNT = Launch(
+    _count_kernel,
+    {"ROWS": 64, "COLUMNS": 64},
+    {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True},
+)
+_SETTLE = Launch(_settle_kernel, {"BLOCK": 512}, {"num_warps": 4, "num_stages": 1})
+
+
+def shipped() -> Iterator[tuple[str, Launch, dict[str, Any]]]:
+    """(name, launch, argument types) of every configuration, to compile ahead of time."""
+    for bits in (32, 64):
+        integers = {"found": f"*i{bits}", "counts": "*i64", "wanted": "i64", "step": f"i{bits}"}
+        integers["below"] = f"i{bits}"
+        for launch in (_COUNT, _SETTLE):
+            types = {"x": f"*fp{bits}", **integers, **dict.fromkeys(launch.constants, "constexpr")}
+            names = launch.kernel.arg_names
+            yield f"{names[0]} {bits}", launch, {name: types.get(name, "i32") for name in names}
+
+
 def median_distance(x: Tensor) -> Tensor:
     """The lower median over pairs i < j of ||x_i - x_j||: (...) for x (..., N, d)."""
     batch, (n, d) = x.shape[:-2], x.shape[-2:]
@@ -73,22 +90,16 @@ def median_distance(x: Tensor) -> Tensor:
     found = torch.zeros(problems, dtype=integer, device=x.device)
     # Coordinate by coordinate, so that the columns of a tile are read side by side.
     x = x.reshape(problems, n, d).mT.contiguous()
-    blocks = triton.cdiv(n, _TILE["ROWS"])
+    blocks = triton.cdiv(n, _COUNT.constants["ROWS"])
     counts = torch.empty(problems * blocks, dtype=torch.int64, device=x.device)
     # The pair of rank (pairs - 1) // 2 has so many at or below it.
     wanted = (n * (n - 1) // 2 - 1) // 2 + 1
-    with _on_device_of(x):
+    with on_device_of(x):
         for bit in reversed(range(torch.iinfo(integer).bits - 1 if problems else 0)):
-            _count_kernel[(problems * blocks,)](
-                x, found, counts, n, d, (1 << bit) - 1, **_TILE, num_warps=4, enable_fp_fusion=True
+            _COUNT.kernel[(problems * blocks,)](
+                x, found, counts, n, d, (1 << bit) - 1, **_COUNT.constants, **_COUNT.options
             )
-            _settle_kernel[(problems,)](
-                found, counts, blocks, wanted, 1 << bit, BLOCK=_BLOCK, num_warps=4
+            _SETTLE.kernel[(problems,)](
+                found, counts, blocks, wanted, 1 << bit, **_SETTLE.constants, **_SETTLE.options
             )
     return found.view(x.dtype).sqrt().reshape(batch)
-
-
-def _on_device_of(x: Tensor) -> Any:
-    if not x.is_cuda or x.device.index == torch.cuda.current_device():
-        return contextlib.nullcontext()
-    return torch.cuda.device_of(x)

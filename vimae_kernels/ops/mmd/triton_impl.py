@@ -12,7 +12,7 @@ the points' common offset takes.
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..._triton import Launch, on_device_of
+
 # What a kernel computes.
 VALUE, GRADIENT, HESSIAN = 0, 1, 2
-
-# Up to here a row's coordinates live in registers and d is a compile-time constant; above, tiles of
-# distances are built coordinate by coordinate.
-REGISTER_D = 16
 
 
 # Kernels as functions of s = ||x - y||^2. With c the smallest scale, they are returned in units that
@@ -299,99 +297,101 @@ def _register_kernel(  # type: ignore[no-untyped-def]
 
 
 # Large d: a tile of distances is summed over all coordinates, then the weights it gives are applied
-# coordinate by coordinate.
+# coordinate by coordinate. Points come in quads of coordinates, (ceil(d / 4), points, 4) with zeros at
+# the end: a tile's points lie side by side, and the coordinates of a quad one load apart.
 
 
 @triton.jit
 def _distances(  # type: ignore[no-untyped-def]
-    px, pvx, py, pvy, n_rows, n_columns, d, columns_mask, scales,
-    IMQ: tl.constexpr, ORDER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    DOUBLE: tl.constexpr,
+    x, vx, rows, n_rows, y, vy, columns, n_columns, quads, scales,
+    IMQ: tl.constexpr, ORDER: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    """s from `_start` and q = (x_i - y_j) . (v_i - v_j), both (ROWS, COLUMNS); the inputs are (d, points)."""
-    s = tl.zeros((ROWS, COLUMNS), tl.float64 if DOUBLE else tl.float32) + _start(
-        scales, IMQ, DOUBLE
-    )
-    q = tl.zeros((ROWS, COLUMNS), s.dtype)
-    for _ in range(0, d):
-        e = tl.load(px)[:, None] - tl.load(py, mask=columns_mask, other=0.0)[None, :]
-        s = tl.fma(e, e, s)
-        px += n_rows
-        py += n_columns
+    """s from `_start` and q = (x_i - y_j) . (v_i - v_j), both (ROWS, COLUMNS)."""
+    s = tl.zeros((rows.shape[0], columns.shape[0]), tl.float64 if DOUBLE else tl.float32)
+    q = s
+    s += _start(scales, IMQ, DOUBLE)
+    px, py = x + rows * 4, y + columns * 4
+    pvx, pvy = vx + rows * 4, vy + columns * 4
+    for _ in range(0, quads):
+        xs = _coordinates(px, None, 4, not DOUBLE)
+        ys = _coordinates(py, None, 4, not DOUBLE)
         if ORDER == 2:
-            moved = tl.load(pvx)[:, None] - tl.load(pvy, mask=columns_mask, other=0.0)[None, :]
-            q = tl.fma(e, moved, q)
-            pvx += n_rows
-            pvy += n_columns
+            vs = _coordinates(pvx, None, 4, not DOUBLE)
+            ws = _coordinates(pvy, None, 4, not DOUBLE)
+        for k in tl.static_range(4):
+            difference = xs[k][:, None] - ys[k][None, :]
+            s = tl.fma(difference, difference, s)
+            if ORDER == 2:
+                q = tl.fma(difference, vs[k][:, None] - ws[k][None, :], q)
+        px += n_rows * 4
+        py += n_columns * 4
+        if ORDER == 2:
+            pvx += n_rows * 4
+            pvy += n_columns * 4
     return s, q
 
 
 @triton.jit
-def _product(w, p, p_ref, n_columns, ks, k_mask, columns_mask, total):  # type: ignore[no-untyped-def]
-    """total + sum_j w_ij (y_jk - r_k) with r the first row of this block.
-
-    sum_j w_ij (x_i - y_j) = (sum_j w_ij) (x_i - r) - sum_j w_ij (y_j - r) for every r. With a sample
-    for r all terms are differences of samples, so a common offset costs nothing.
-    """
-    mask = columns_mask[:, None] & k_mask[None, :]
-    y = tl.load(p[:, None] + ks[None, :] * n_columns, mask=mask, other=0.0)
-    y -= tl.load(p_ref, mask=k_mask, other=0.0)[None, :]
-    return tl.dot(w, y, total, input_precision="ieee", out_dtype=total.dtype)
+def _coordinate_block(x, points, n, ks, quads):  # type: ignore[no-untyped-def]
+    """The coordinates ks of the points, 0 beyond the last quad."""
+    quad = ks // 4
+    return tl.load(x + (quad.to(tl.int64) * n * 4 + (points * 4 + ks % 4)), mask=quad < quads, other=0.0)
 
 
 @triton.jit
 def _tiled_sweep(  # type: ignore[no-untyped-def]
-    x, vx, y, vy, g, n_rows, n_columns, d, row, start, stop, weight, fresh, weights, bends, scales,
+    x, vx, y, vy, g, n_rows, n_columns, d, row, start, stop, weight, scales,
     SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    """The sum of V over the rows from `row` and the columns start..stop.
-
-    Adds weight * sum_j A_ij (y_j - r) to g (overwrites it while `fresh`), and the rows' sums of the
-    weights to `weights` and `bends`, which have yet to multiply x_i - r and v_i - r_v.
-    """
+    """The sum of V over the rows from `row` and the columns start..stop; adds to the gradient at g."""
     rows = row + tl.arange(0, ROWS)
-    row_mask = rows < n_rows
-    clamped = tl.minimum(rows, n_rows - 1)
+    quads = tl.cdiv(d, 4)
     value = tl.full((), 0.0, tl.float64)
     for j in range(start, stop, COLUMNS):
         columns = j + tl.arange(0, COLUMNS)
-        mask = columns < stop
+        own = tl.minimum(rows, n_rows - 1)
+        other = tl.minimum(columns, n_columns - 1)
         s, q = _distances(
-            x + clamped, vx + clamped, y + columns, vy + columns, n_rows, n_columns, d, mask, scales,
-            IMQ, ORDER, ROWS, COLUMNS, DOUBLE,
-        )  # fmt: skip
+            x, vx, own, n_rows, y, vy, other, n_columns, quads, scales, IMQ, ORDER, DOUBLE
+        )
         v, a, b = _kernel(s, scales, SCALES, IMQ, DOUBLE)
-        inside = row_mask[:, None] & mask[None, :]
+        inside = (rows < n_rows)[:, None] & (columns < stop)[None, :]
         if ORDER < 2:
             value += tl.sum(tl.where(inside, v, 0.0)).to(tl.float64)
         if ORDER > 0:
-            a = tl.where(inside, a * weight, 0.0)
-            b = tl.where(inside, b * q * -weight, 0.0)
-            weights += tl.sum(a, 1)
-            bends += tl.sum(b, 1)
+            # sum_j a_ij (y_j - x_i) = sum_j a_ij (y_j - r) - (sum_j a_ij) (x_i - r) for every r: a
+            # product of matrices. With r the block's first point all its terms are differences of
+            # samples, so a common offset costs nothing here either.
+            a = tl.where(inside, a * -weight, 0.0)
+            a_sum = tl.sum(a, 1)[:, None]
+            if ORDER == 2:
+                b = tl.where(inside, b * q * weight, 0.0)
+                b_sum = tl.sum(b, 1)[:, None]
             for k in range(0, d, DEPTH):
-                ks = (k + tl.arange(0, DEPTH)).to(tl.int64)
-                k_mask = ks < d
+                ks = k + tl.arange(0, DEPTH)
                 at = g + rows[:, None].to(tl.int64) * d + ks[None, :]
-                at_mask = row_mask[:, None] & k_mask[None, :]
-                total = tl.load(at, mask=at_mask & (not fresh), other=0.0)
+                mask = (rows < n_rows)[:, None] & (ks < d)[None, :]
+                total = tl.load(at, mask=mask, other=0.0)
+                r = _coordinate_block(x, row, n_rows, ks, quads)
+                xs = _coordinate_block(x, own[:, None], n_rows, ks[None, :], quads) - r[None, :]
+                ys = _coordinate_block(y, other[:, None], n_columns, ks[None, :], quads) - r[None, :]
                 if ORDER == 1:
-                    total = _product(
-                        a, y + columns, x + row + ks * n_rows, n_columns, ks, k_mask, mask, total
-                    )
+                    total = tl.fma(-a_sum, xs, total)
+                    total = tl.dot(a, ys, total, input_precision="ieee", out_dtype=total.dtype)
                 else:
-                    total = _product(
-                        a, vy + columns, vx + row + ks * n_rows, n_columns, ks, k_mask, mask, total
+                    r = _coordinate_block(vx, row, n_rows, ks, quads)
+                    vs = _coordinate_block(vx, own[:, None], n_rows, ks[None, :], quads) - r[None, :]
+                    ws = _coordinate_block(vy, other[:, None], n_columns, ks[None, :], quads)
+                    total = tl.fma(-a_sum, vs, tl.fma(-b_sum, xs, total))
+                    total = tl.dot(
+                        a, ws - r[None, :], total, input_precision="ieee", out_dtype=total.dtype
                     )
-                    total = _product(
-                        b, y + columns, x + row + ks * n_rows, n_columns, ks, k_mask, mask, total
-                    )
-                tl.store(at, total, mask=at_mask)
+                    total = tl.dot(b, ys, total, input_precision="ieee", out_dtype=total.dtype)
+                tl.store(at, total, mask=mask)
             # The next tile reads what this one wrote.
             tl.debug_barrier()
-            fresh = fresh & False
-    return value, fresh, weights, bends
+    return value
 
 
 @triton.jit(do_not_specialize=["n", "m", "d", "unbiased", "splits", "share"])
@@ -400,72 +400,56 @@ def _tiled_kernel(  # type: ignore[no-untyped-def]
     SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr, BOTH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """x (B, d, n), y (B, d, m), contiguous; gx (splits, B, n, d) and gy, `share` elements apart."""
+    """x and y in quads; gx (splits, B, n, d) and gy (splits, B, m, d), `share` elements apart."""
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
-    batch, split, is_x, own, own_v, other, other_v, g_own, n_own, n_other, row, same, cross = (
-        _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS)
+    batch, split, is_x, own, own_v, other, other_v, g, n_own, n_other, row, same, cross = _program(
+        x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS
     )
-    own += batch * n_own * d
-    own_v += batch * n_own * d
-    other += batch * n_other * d
-    other_v += batch * n_other * d
-    weights = tl.zeros((ROWS,), x.dtype.element_ty)
-    bends = tl.zeros((ROWS,), x.dtype.element_ty)
-    fresh = row >= 0
+    quads = tl.cdiv(d, 4)
+    own += batch * n_own * quads * 4
+    own_v += batch * n_own * quads * 4
+    other += batch * n_other * quads * 4
+    other_v += batch * n_other * quads * 4
 
     if ORDER > 0 and (BOTH or is_x):
         unit = -4.0 * _slope_unit(scales, IMQ, DOUBLE)
-        g_own += split.to(tl.int64) * share + batch * n_own * d
+        g += split.to(tl.int64) * share + batch * n_own * d
+        rows = row + tl.arange(0, ROWS)
+        for k in range(0, d, DEPTH):
+            ks = k + tl.arange(0, DEPTH)
+            at = g + rows[:, None].to(tl.int64) * d + ks[None, :]
+            mask = (rows < n_own)[:, None] & (ks < d)[None, :]
+            tl.store(at, tl.zeros((ROWS, DEPTH), x.dtype.element_ty), mask=mask)
+        tl.debug_barrier()
         start, stop = _share(0, n_own, split, splits, COLUMNS)
-        value_same, fresh, weights, bends = _tiled_sweep(
-            own, own_v, own, own_v, g_own, n_own, n_own, d, row, start, stop,
-            (unit * same).to(x.dtype.element_ty), fresh, weights, bends, scales,
+        value_same = _tiled_sweep(
+            own, own_v, own, own_v, g, n_own, n_own, d, row, start, stop,
+            (unit * same).to(x.dtype.element_ty), scales,
             SCALES, IMQ, ORDER, ROWS, COLUMNS, DEPTH, DOUBLE,
         )  # fmt: skip
         start, stop = _share(0, n_other, split, splits, COLUMNS)
-        value_cross, fresh, weights, bends = _tiled_sweep(
-            own, own_v, other, other_v, g_own, n_own, n_other, d, row, start, stop,
-            (unit * cross).to(x.dtype.element_ty), fresh, weights, bends, scales,
+        value_cross = _tiled_sweep(
+            own, own_v, other, other_v, g, n_own, n_other, d, row, start, stop,
+            (unit * cross).to(x.dtype.element_ty), scales,
             SCALES, IMQ, ORDER, ROWS, COLUMNS, DEPTH, DOUBLE,
         )  # fmt: skip
-        rows = row + tl.arange(0, ROWS)
-        row_mask = rows < n_own
-        for k in range(0, d, DEPTH):
-            ks = (k + tl.arange(0, DEPTH)).to(tl.int64)
-            mask = row_mask[:, None] & (ks < d)[None, :]
-            from_x = ks[None, :] * n_own + rows[:, None]
-            from_r = ks * n_own + row
-            at = g_own + rows[:, None].to(tl.int64) * d + ks[None, :]
-            total = tl.load(at, mask=mask & (not fresh), other=0.0)
-            offset = tl.load(own + from_x, mask=mask, other=0.0)
-            offset -= tl.load(own + from_r, mask=ks < d, other=0.0)[None, :]
-            if ORDER == 1:
-                total = weights[:, None] * offset - total
-            else:
-                moved = tl.load(own_v + from_x, mask=mask, other=0.0)
-                moved -= tl.load(own_v + from_r, mask=ks < d, other=0.0)[None, :]
-                total = weights[:, None] * moved + bends[:, None] * offset - total
-            tl.store(at, total, mask=mask)
         # The rows of y meet the same pairs again.
         if not is_x:
             value_cross = 0.0 * value_cross
     else:
         start, stop = _share(row, n_own, split, splits, COLUMNS)
-        middle = tl.minimum(row + ROWS, stop)
-        zero = (0.0 * same).to(x.dtype.element_ty)
-        value_same, _, _, _ = _tiled_sweep(
-            own, own_v, own, own_v, g_own, n_own, n_own, d, row, start, middle,
-            zero, fresh, weights, bends, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
+        value_same = _tiled_sweep(
+            own, own_v, own, own_v, g, n_own, n_own, d, row, start, tl.minimum(row + ROWS, stop),
+            0.0, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
         )  # fmt: skip
-        value_once, _, _, _ = _tiled_sweep(
-            own, own_v, own, own_v, g_own, n_own, n_own, d, row, tl.maximum(start, row + ROWS), stop,
-            zero, fresh, weights, bends, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
+        value_same += 2.0 * _tiled_sweep(
+            own, own_v, own, own_v, g, n_own, n_own, d, row, tl.maximum(start, row + ROWS), stop,
+            0.0, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
         )  # fmt: skip
-        value_same += 2.0 * value_once
         start, stop = _share(0, tl.where(is_x, n_other, 0), split, splits, COLUMNS)
-        value_cross, _, _, _ = _tiled_sweep(
-            own, own_v, other, other_v, g_own, n_own, n_other, d, row, start, stop,
-            zero, fresh, weights, bends, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
+        value_cross = _tiled_sweep(
+            own, own_v, other, other_v, g, n_own, n_other, d, row, start, stop,
+            0.0, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
         )  # fmt: skip
     if ORDER < 2:
         value = (same * value_same + 2.0 * cross * value_cross) * _value_unit(scales, IMQ, DOUBLE)
@@ -508,35 +492,30 @@ class Tile(NamedTuple):
     depth: int = 0  # coordinates per product, for tiled kernels
 
 
-class Launch(NamedTuple):
-    """What one launch is compiled from, beside the types of its arguments."""
-
-    kernel: Any
-    constants: dict[str, Any]
-    options: dict[str, Any]
-
-
-# By the largest d a tile is for; None is every larger d. The more rows a thread has, the fewer loads
-# per pair, and the fewer warps the registers leave room for. tests/test_triton_aot.py compiles them
-# all and fails if one spills.
+# By the largest d a tile is for. Up to it a row's coordinates live in registers and d is a constant of
+# the compilation; None is every larger d, for the tiled kernel. The more rows a thread has, the fewer
+# loads per pair, and the fewer warps the registers leave room for. Registers per thread and per
+# multiprocessor are the same on every GPU from sm_80 to sm_120, hence one table:
+# tests/test_triton_aot.py compiles all of it for each and fails if one spills.
 _FLOAT32: dict[int, dict[int | None, Tile]] = {
-    VALUE: {8: Tile(64, 8, 4), 16: Tile(64, 16, 4), None: Tile(64, 64, 4)},
-    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(32, 64, 4, 32)},
-    HESSIAN: {8: Tile(32, 16, 4), 16: Tile(16, 16, 4), None: Tile(32, 32, 4, 32)},
+    VALUE: {8: Tile(64, 8, 4), 16: Tile(64, 16, 4), None: Tile(64, 64, 2)},
+    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(128, 32, 4, 16)},
+    HESSIAN: {8: Tile(32, 16, 4), None: Tile(128, 16, 4, 16)},
 }
 _FLOAT64: dict[int, dict[int | None, Tile]] = {
-    VALUE: {8: Tile(32, 16, 4), 16: Tile(16, 16, 4), None: Tile(32, 32, 4)},
+    VALUE: {8: Tile(32, 16, 4), 16: Tile(16, 16, 4), None: Tile(64, 16, 2)},
     GRADIENT: {8: Tile(16, 16, 4), 16: Tile(16, 16, 8), None: Tile(32, 32, 4, 16)},
-    HESSIAN: {8: Tile(16, 16, 4), 16: Tile(16, 16, 8), None: Tile(16, 16, 4, 16)},
+    HESSIAN: {8: Tile(16, 16, 4), None: Tile(32, 16, 4, 16)},
 }
 
 
 def configuration(
-    d: int, dtype: torch.dtype, order: int, both: bool, paired: bool, family: str, scales: int
+    d: int, dtype: torch.dtype, order: int, both: bool, family: str, scales: int
 ) -> Launch:
     """The kernel, compile-time constants and options for points in d dimensions."""
     tiles = (_FLOAT64 if dtype == torch.float64 else _FLOAT32)[order]
-    tile = next(t for limit, t in tiles.items() if limit is None or d <= limit)
+    limit = next(limit for limit in tiles if limit is None or d <= limit)
+    tile = tiles[limit]
     constants = {
         "SCALES": scales,
         "IMQ": family == "imq",
@@ -547,9 +526,40 @@ def configuration(
     }
     # Triton's own default for contracting a * b + c changes between its versions.
     options = {"num_warps": tile.warps, "num_stages": 1, "enable_fp_fusion": True}
-    if d > REGISTER_D:
+    if limit is None:
         return Launch(_tiled_kernel, {**constants, "DEPTH": tile.depth}, options)
+    paired = dtype == torch.float32 and d % 2 == 0
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
+
+
+_FINISH_BLOCK = 512
+_FINISH_OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
+
+
+def shipped(family: str, scales: int) -> Iterator[tuple[str, Launch, dict[str, Any]]]:
+    """(name, launch, argument types) of every tile at its largest d, to compile ahead of time."""
+    for dtype, pointer, tables in (
+        (torch.float32, "*fp32", _FLOAT32),
+        (torch.float64, "*fp64", _FLOAT64),
+    ):
+        types = dict.fromkeys(("x", "y", "vx", "vy", "gx", "gy", "out", "partial"), pointer)
+        types["values"] = "*fp64"
+        types["scales"] = ("fp32",) * len(_scale_arguments([1.0] * scales, dtype))  # type: ignore[assignment]
+
+        def named(name, launch, types=types):  # type: ignore[no-untyped-def]
+            known = {**types, **dict.fromkeys(launch.constants, "constexpr")}
+            return name, launch, {a: known.get(a, "i32") for a in launch.kernel.arg_names}
+
+        for order, tiles in tables.items():
+            for limit in tiles:
+                d = limit or 1 + max(k for k in tiles if k is not None)
+                for both in (False, True) if order == GRADIENT else (order == HESSIAN,):
+                    side = ("value", "both" if both else "one side", "hessian")[order]
+                    launch = configuration(d, dtype, order, both, family, scales)
+                    yield named(f"d={limit or 'any'} {pointer[1:]} {side}", launch)
+        constants = {"VALUES": True, "BLOCK": _FINISH_BLOCK}
+        launch = Launch(_finish_kernel, constants, _FINISH_OPTIONS)
+        yield named(f"finish {pointer[1:]}", launch)
 
 
 def mmd(x: Tensor, y: Tensor, family: str, scales: list[float], unbiased: bool) -> Tensor:
@@ -608,12 +618,11 @@ def _run(
     if problems == 0:
         return value, gx, gy
 
-    tiled = d > REGISTER_D
+    launch = configuration(d, dtype, order, both, family, len(scales))
+    tiled = launch.kernel is _tiled_kernel
     x, y = _pack(x, dtype, tiled), _pack(y, dtype, tiled)
     vx = x if vx is None else _pack(vx, dtype, tiled)
     vy = y if vy is None else _pack(vy, dtype, tiled)
-    paired = dtype == torch.float32 and d % 2 == 0 and not tiled and _aligned(x, y, vx, vy)
-    launch = configuration(d, dtype, order, both, paired, family, len(scales))
 
     blocks = triton.cdiv(n, launch.constants["ROWS"]) + triton.cdiv(m, launch.constants["ROWS"])
     splits = _splits(problems * blocks, max(n, m), launch.constants["COLUMNS"])
@@ -628,7 +637,7 @@ def _run(
         partial_y = partial_x[gx.numel() :]
 
     sizes = (n, m, d) if tiled else (n, m)
-    with _on_device_of(x):
+    with on_device_of(x):
         launch.kernel[(problems * blocks * splits,)](
             x, y, vx, vy, partial_x, partial_y, values, *sizes, int(unbiased), splits, share,
             _scale_arguments(scales, dtype), **launch.constants, **launch.options,
@@ -638,22 +647,22 @@ def _run(
             _finish_kernel[(finish,)](
                 values, value, partial_x, gx, gy, blocks * splits, problems, splits, share,
                 gx.numel(), VALUES=order != HESSIAN, BLOCK=_FINISH_BLOCK,
-                num_warps=4, enable_fp_fusion=True,
+                **_FINISH_OPTIONS,
             )  # fmt: skip
     return value, gx, gy
 
 
-_FINISH_BLOCK = 512
-
-
 def _pack(t: Tensor, dtype: torch.dtype, tiled: bool) -> Tensor:
-    """(B, n, d), or (B, d, n) for the tiled kernels, contiguous: O(n d) beside the O(n^2 d) to come."""
+    """(B, n, d), contiguous and with pairs of float32 aligned; in quads for the tiled kernel.
+
+    A copy, where one is needed, is O(n d) beside the O(n^2 d) to come.
+    """
     t = t.to(dtype).reshape(t.shape[:-2].numel(), *t.shape[-2:])
-    return (t.mT if tiled else t).contiguous()
-
-
-def _aligned(*tensors: Tensor) -> bool:
-    return all(t.data_ptr() % 8 == 0 for t in tensors)
+    if tiled:
+        t = torch.nn.functional.pad(t, (0, -t.shape[-1] % 4))
+        t = t.unflatten(-1, (-1, 4)).movedim(-2, -3)
+    t = t.contiguous()
+    return t if t.data_ptr() % 8 == 0 else t.clone()
 
 
 def _splits(blocks: int, columns: int, tile: int) -> int:
@@ -671,9 +680,3 @@ def _scale_arguments(scales: list[float], dtype: torch.dtype) -> tuple[float, ..
         return tuple(ordered)
     high = torch.tensor(ordered, dtype=torch.float64).float().double().tolist()
     return tuple(part for c, h in zip(ordered, high, strict=True) for part in (h, c - h))
-
-
-def _on_device_of(x: Tensor) -> Any:
-    if not x.is_cuda or x.device.index == torch.cuda.current_device():
-        return contextlib.nullcontext()
-    return torch.cuda.device_of(x)

@@ -1,0 +1,77 @@
+"""Choosing and seeing backends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import vimae_kernels as vk
+from vimae_kernels import _backend
+
+
+def grad_fn(backend=None):
+    z = torch.randn(5, 2, requires_grad=True)
+    return type(vk.mmd(z, torch.randn(4, 2), backend=backend).grad_fn).__name__
+
+
+@pytest.mark.skipif(_backend.unavailable("native", "cpu") is not None, reason="no native core")
+def test_choice_of_backend():
+    assert _backend.resolve(None, torch.device("cpu")) == "native"
+    assert grad_fn() == "_MMDBackward"
+    with vk.use_backend("reference"):
+        assert grad_fn() != "_MMDBackward"
+        assert grad_fn("native") == "_MMDBackward"
+        with vk.use_backend("native"):
+            assert grad_fn() == "_MMDBackward"
+        assert grad_fn() != "_MMDBackward"
+    assert grad_fn() == "_MMDBackward"
+
+
+def test_the_block_ends_with_an_error():
+    with pytest.raises(ZeroDivisionError), vk.use_backend("reference"):
+        1 / 0  # noqa: B018
+    assert not _backend._chosen
+
+
+def test_without_the_native_core(monkeypatch, capsys):
+    monkeypatch.setattr(_backend._native, "_C", None)
+    monkeypatch.setattr(_backend._native, "build_report", lambda: {"error": "no C++ compiler was found"})
+    monkeypatch.setattr(_backend, "_reasons", {})
+    assert _backend.resolve(None, torch.device("cpu")) == "reference"
+    with pytest.raises(RuntimeError, match="'native' cannot run on cpu .*no C\\+\\+ compiler was found"):
+        vk.mmd(torch.randn(3, 2), "normal", backend="native")
+    vk.info()
+    out = capsys.readouterr().out
+    assert "no C++ compiler was found" in out and "n x m" in out
+
+
+def test_info_names_everything():
+    out = subprocess.run(
+        [sys.executable, "-m", "vimae_kernels"], capture_output=True, text=True, check=True
+    ).stdout
+    for word in ("torch", "triton", "native", "reference", "compiler", "SIMD", "threads", "CUDA architectures"):
+        assert word in out
+    facts = vk.info()
+    assert facts["default"]["cpu"] in ("native", "reference")
+
+
+def test_import_is_light():
+    code = (
+        "import sys, vimae_kernels; "
+        "print([m for m in ('triton', 'torch._dynamo', 'lightning') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_kernels_are_values():
+    assert vk.IMQ(2) == vk.IMQ(2.0) and hash(vk.IMQ([1, 2])) == hash(vk.IMQ((1.0, 2.0)))
+    assert vk.IMQ.wae(8).scales(8) == (1.6, 3.2, 8.0, 16.0, 32.0, 80.0, 160.0)
+    assert vk.IMQ().scales(8) == (16.0,) and vk.RBF().scales(8) == (16.0,)
+    # exp(-s / d^2), with s = ||x - y||^2
+    assert vk.RBF.mmd_vae(6).scales(6) == pytest.approx((36.0,))
+    with pytest.raises(AttributeError):
+        vk.IMQ(2).c = 3
