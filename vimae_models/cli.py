@@ -47,35 +47,35 @@ def _parser() -> ArgumentParser:
     add("--config", action="config", help="YAML file of options, e.g. the config.yaml of a run")
     add("--model", default="vimae-l", help="system: vimae-n or vimae-l")
     add("--data", default="digits", help="data set: digits, mnist or fashion_mnist")
-    add("--data-dir", type=str | None, help="folder of the official files (default: $VIMAE_DATA)")
+    add("--data-dir", type=str, help="folder of the official files (default: $VIMAE_DATA)")
     add("--network", type=str, default="mlp", help="mlp or dcgan")
     add("--width", type=PositiveFloat, default=1.0, help="factor on the width of the network")
-    add("--latent-dim", type=PositiveInt | None, help="dimension of z (default: 2 mlp, 8 dcgan)")
+    add("--latent-dim", type=PositiveInt, help="dimension of z (default: 2 mlp, 8 dcgan)")
     add(
         "--lambda",
         dest="lam",
-        type=NonNegativeFloat | None,
+        type=NonNegativeFloat,
         help="weight of the MMD (default: 10)",
     )
-    add("--noise", type=NonNegativeFloat | None, help="bound of the input noise (default: 0.01)")
-    add("--epochs", type=PositiveInt | None, help=f"(default: {_DEFAULT_EPOCHS})")
+    add("--noise", type=NonNegativeFloat, help="bound of the input noise (default: 0.01)")
+    add("--epochs", type=PositiveInt, help=f"(default: {_DEFAULT_EPOCHS})")
     add("--batch-size", type=PositiveInt, default=100)
     add("--lr", type=PositiveFloat, default=1e-3, help="learning rate of Adam")
     add("--seed", type=NonNegativeInt, default=0)
-    add("--output", type=str | None, help="run folder (default: runs/<model>-<data>-<number>)")
-    add("--resume", type=str | None, metavar="RUN", help="continue the run in this folder")
+    add("--output", type=str, help="run folder (default: runs/<model>-<data>-<number>)")
+    add("--resume", type=str, metavar="RUN", help="continue the run in this folder")
     subcommands.add_subcommand("train", train_parser, help="train a model")
 
     evaluate_parser = ArgumentParser(description="Metrics and figures of a trained model.")
     evaluate_parser.add_argument("run", help="run folder")
-    evaluate_parser.add_argument("--data-dir", type=str | None, help="if the data moved")
+    evaluate_parser.add_argument("--data-dir", type=str, help="if the data moved")
     subcommands.add_subcommand("evaluate", evaluate_parser, help="metrics and figures of a run")
 
     demo_parser = ArgumentParser(
         description="Train VIMAE-l on the digits of scikit-learn and show what it learnt; "
         "about a minute, no downloads."
     )
-    demo_parser.add_argument("--output", type=str | None, help="run folder (default: runs/demo-N)")
+    demo_parser.add_argument("--output", type=str, help="run folder (default: runs/demo-N)")
     subcommands.add_subcommand("demo", demo_parser, help="see it work in about a minute")
 
     info_parser = ArgumentParser(description="What this installation can run.")
@@ -95,13 +95,16 @@ def _train(options: Namespace) -> int:
         folder, config = _resumed(options)
     else:
         folder, config = None, _config(options)
-    data = datasets.load(config["data"], config["data_dir"])
+    data = datasets.load(config["data"], config.get("data_dir"))
     if not 2 <= config["batch_size"] <= len(data.train):
         raise runs.RunError(
             f"--batch-size is {config['batch_size']}; it must be from 2 to the {len(data.train)} "
             f"training images of {data.name}"
         )
     model = _seeded_model(config, data.shape)
+    # What was left to the defaults is written down too.
+    config["latent_dim"] = model.latent_dim
+    config |= {key: getattr(model, key) for key in runs.HYPERPARAMETERS}
     if folder is None:
         folder = runs.create(Path(options.output) if options.output else None, config)
     else:

@@ -21,7 +21,6 @@ from .training import Interrupted, fit
 _CONFIG: runs.Config = {
     "model": "vimae-l",
     "data": "digits",
-    "data_dir": None,
     "network": "mlp",
     "width": 1.0,
     "latent_dim": 2,

@@ -78,7 +78,7 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
     if z.shape[1] == 1:  # a little height, so that points do not hide each other
         z, prior = (torch.cat([t, torch.randn_like(t) * 0.1], 1) for t in (z, prior))
     limit = 1.1 * max(float(t[:, :2].abs().quantile(0.998)) for t in (z, prior))
-    step = 2 if limit < 6 else 5
+    step = 2 if limit < 8 else 5
     size = 1.5 if len(z) > 2000 else 9.0
     with _figure(path, 1, 2, (7.0, 3.35)) as (left, right):
         palette = plt.get_cmap("tab10")

@@ -46,8 +46,8 @@ def _free(stem: str) -> Path:
 
 
 def write_config(run: Path, config: Config) -> None:
-    """Store a configuration, whose values are strings, numbers or None, for `read_config`."""
-    plain = {key: _plain(value) for key, value in config.items()}
+    """Store a configuration, whose values are strings and numbers, for `read_config`; drop None."""
+    plain = {key: _plain(value) for key, value in config.items() if value is not None}
     (run / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False))
 
 
@@ -90,7 +90,7 @@ def build_model(config: Config, shape: tuple[int, int, int]) -> Autoencoder:
     return build(
         config["model"],
         data_shape=shape,
-        latent_dim=config["latent_dim"],
+        latent_dim=config.get("latent_dim"),
         network=config["network"],
         width=config["width"],
         **given,
@@ -103,7 +103,7 @@ def load(
     """The configuration of a run, its trained model, its data and its metrics per epoch."""
     config = read_config(run)
     checkpoint = read_checkpoint(run)
-    data = datasets.load(config["data"], data_dir or config["data_dir"])
+    data = datasets.load(config["data"], data_dir or config.get("data_dir"))
     model = build_model(config, data.shape)
     weights = checkpoint["state_dict"]
     model.load_state_dict({name.removeprefix("model."): w for name, w in weights.items()})
