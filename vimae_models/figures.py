@@ -81,12 +81,17 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
     step = 2 if limit < 8 else 5
     size = 1.5 if len(z) > 2000 else 9.0
     with _figure(path, 1, 2, (7.0, 3.35)) as (left, right):
-        palette = plt.get_cmap("tab10")
-        for label in labels.unique().tolist():
-            at = labels == label
-            left.scatter(
-                *z[at, :2].T.numpy(), s=size, color=palette(label), lw=0, alpha=0.8, label=label
-            )
+        # One call for all classes, in the order of the data: none is painted over by the others.
+        points = left.scatter(
+            *z[:, :2].T.numpy(),
+            s=size,
+            c=labels.numpy(),
+            cmap="tab10",
+            vmin=0,
+            vmax=9,
+            lw=0,
+            alpha=0.8,
+        )
         right.scatter(*prior[:, :2].T.numpy(), s=size, color=_GREY, lw=0, alpha=0.8)
         left.set_title(f"codes of {len(z)} test images, MMD² = {mmd:.4f}")
         right.set_title(f"samples of the prior ({model.prior})")
@@ -96,12 +101,12 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
             axes.yaxis.set_major_locator(MultipleLocator(step))
         left.set_ylabel("$z_2$")
         left.legend(
+            *points.legend_elements(num=None, markersize=5, markeredgewidth=0),
             loc="center left",
             bbox_to_anchor=(1.0, 0.5),
             frameon=False,
             handletextpad=0.0,
             borderpad=0.0,
-            markerscale=14 / size**0.5 / 3,
         )
 
 
