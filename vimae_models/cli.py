@@ -51,12 +51,7 @@ def _parser() -> ArgumentParser:
     add("--network", type=str, default="mlp", help="mlp or dcgan")
     add("--width", type=PositiveFloat, default=1.0, help="factor on the width of the network")
     add("--latent-dim", type=PositiveInt, help="dimension of z (default: 2 mlp, 8 dcgan)")
-    add(
-        "--lambda",
-        dest="lam",
-        type=NonNegativeFloat,
-        help="weight of the MMD (default: 10)",
-    )
+    add("--lambda", dest="lam", type=NonNegativeFloat, help="weight of the MMD (default: 10)")
     add("--noise", type=NonNegativeFloat, help="bound of the input noise (default: 0.01)")
     add("--epochs", type=PositiveInt, help=f"(default: {_DEFAULT_EPOCHS})")
     add("--batch-size", type=PositiveInt, default=100)
@@ -75,7 +70,9 @@ def _parser() -> ArgumentParser:
         description="Train VIMAE-l on the digits of scikit-learn and show what it learnt; "
         "about a minute, no downloads."
     )
-    demo_parser.add_argument("--output", type=str, help="run folder (default: runs/demo-N)")
+    demo_parser.add_argument(
+        "--output", type=str, help="run folder (default: runs/vimae-l-digits-<number>)"
+    )
     subcommands.add_subcommand("demo", demo_parser, help="see it work in about a minute")
 
     info_parser = ArgumentParser(description="What this installation can run.")
@@ -188,7 +185,7 @@ def _evaluate(options: Namespace) -> int:
 
 def _judge(
     console: Any, folder: Path, config: dict[str, Any], model: Any, data: Any, history: Any
-) -> dict[str, Any]:
+) -> None:
     """Compute, store and print the metrics of a trained model, and draw its figures."""
     from rich.table import Table
 
@@ -208,6 +205,7 @@ def _judge(
         title=f"{config['model']} on {config['data']}, {len(history)} epochs, "
         f"{test['images']} test images",
         title_justify="left",
+        min_width=56,
     )
     table.add_column("measure")
     table.add_column("value", justify="right")
@@ -219,7 +217,6 @@ def _judge(
     console.print(f"metrics: {folder / runs.RESULTS}", soft_wrap=True)
     for path in paths:
         console.print(f"figure:  {path}", soft_wrap=True)
-    return results
 
 
 def _info(options: Namespace) -> int:
