@@ -1,8 +1,8 @@
 """The Triton kernels against the float64 definition.
 
 Not collected by name: Triton chooses between compiling and interpreting when it is imported, so
-tests/test_mmd_triton.py runs this file in a process of its own, interpreted on the CPU or, where there
-is one, on a GPU.
+tests/test_mmd_triton.py runs this file in a process of its own, interpreted on the CPU or, where
+there is one, on a GPU.
 """
 
 from __future__ import annotations

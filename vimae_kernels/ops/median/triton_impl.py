@@ -1,8 +1,9 @@
+# mypy: disable-error-code="assignment, no-untyped-def"
 """The median distance in Triton: bisection over the bits of a squared distance.
 
-Squared distances are not negative, so they are ordered as the integers with the same bits. Each step
-counts the pairs that lie below a trial value, in integers, and settles one bit of the answer on the
-device: no N x N memory, no atomics and nothing that the host waits for.
+Squared distances are not negative, so they are ordered as the integers with the same bits. Each
+step counts the pairs that lie at or below a trial value, in integers, and settles one bit of the
+answer on the device: no N x N memory, no atomics and nothing that the host waits for.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from torch import Tensor
 
 from ..._triton import Launch, on_device_of
 
+
 @triton.jit(do_not_specialize=["n", "d", "below"])
-def _count_kernel(  # type: ignore[no-untyped-def]
-    x, found, counts, n, d, below, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
-    """Per block of rows of x (B, d, n): the pairs i < j whose s has bits of at most found[b] + below."""
+def _count_kernel(x, found, counts, n, d, below, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Per block of rows of x (B, d, n), the pairs i < j whose bits are at most found[b] + below."""
     blocks = tl.cdiv(n, ROWS)
     batch = (tl.program_id(0) // blocks).to(tl.int64)
     row = tl.program_id(0) % blocks * ROWS
@@ -50,7 +50,7 @@ def _count_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["blocks", "wanted", "step"])
-def _settle_kernel(found, counts, blocks, wanted, step, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _settle_kernel(found, counts, blocks, wanted, step, BLOCK: tl.constexpr):
     """Add `step` to found[b] if fewer than `wanted` pairs were counted."""
     batch = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
@@ -65,7 +65,7 @@ def _settle_kernel(found, counts, blocks, wanted, step, BLOCK: tl.constexpr):  #
 
 _COUNT = Launch(
     _count_kernel,
-    {"ROWS": 64, "COLUMNS": 64},
+    {"ROWS": 64, "COLUMNS": 32},
     {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True},
 )
 _SETTLE = Launch(_settle_kernel, {"BLOCK": 512}, {"num_warps": 4, "num_stages": 1})

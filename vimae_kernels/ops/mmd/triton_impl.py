@@ -1,13 +1,14 @@
+# mypy: disable-error-code="assignment, no-untyped-def"
 """Squared MMD in Triton: value, gradient and Hessian-vector product, one pass over the pairs each.
 
-Every program owns a block of rows (points of x or of y) and sweeps columns. What the pairs add to a
-row is summed by the program that owns the row, so nothing is added atomically: a symmetric pair is
-visited from both its ends, which costs one more distance but no partial gradient per block, the only
-deterministic alternative. A value needs no owner; there each block of a symmetric term is visited once.
-Partial results of the programs are added by a second kernel in a fixed order.
+Every program owns a block of rows (points of x or of y) and sweeps columns. What the pairs add to
+the gradient of a row is summed by the program that owns it, so nothing is added atomically. A
+symmetric pair is thus visited from both its ends: one distance more, but no partial gradient for
+every block of columns, which is the other deterministic way. A value needs no owner: there each
+block of a symmetric term is visited once. A second kernel adds the partial results in fixed order.
 
-Distances are sums of squared coordinate differences: ||x||^2 + ||y||^2 - 2 x.y loses every digit that
-the points' common offset takes.
+Distances are sums of squared coordinate differences: ||x||^2 + ||y||^2 - 2 x.y loses every digit
+that the points' common offset takes.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from ..._triton import Launch, on_device_of
 VALUE, GRADIENT, HESSIAN = 0, 1, 2
 
 
-# Kernels as functions of s = ||x - y||^2. With c the smallest scale, they are returned in units that
-# leave one scale without a multiplication per pair: k = V * _value_unit, -k' = A * _slope_unit and
+# Kernels as functions of s = ||x - y||^2. With c the smallest scale, they are returned in units
+# that spare a single scale the multiplications: k = V * _value_unit, -k' = A * _slope_unit and
 # 2 k'' = B * _slope_unit.
 
 
 @triton.jit
-def _scale(scales, i: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _scale(scales, i: tl.constexpr, DOUBLE: tl.constexpr):
     # Triton passes Python floats as float32; two of them make a double good to 1e-14.
     if DOUBLE:
         c = tl.full((), scales[2 * i], tl.float64) + tl.full((), scales[2 * i + 1], tl.float64)
@@ -42,14 +43,14 @@ def _scale(scales, i: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-un
 
 
 @triton.jit
-def _start(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """What a sum of squares starts from: with c for 0, the sum that IMQ divides by costs no addition."""
+def _start(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
+    """What a sum of squares starts from: with c, the c + s of IMQ costs no addition."""
     c = _scale(scales, 0, DOUBLE)
     return c if IMQ else c * 0.0
 
 
 @triton.jit
-def _kernel(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _kernel(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
     """(V, A, B) for s counted from `_start`."""
     c = _scale(scales, 0, DOUBLE)
     for i in tl.static_range(SCALES):
@@ -83,19 +84,19 @@ def _kernel(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.const
 
 
 @triton.jit
-def _value_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _value_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
     c = _scale(scales, 0, DOUBLE).to(tl.float64)
     return c if IMQ else c / c
 
 
 @triton.jit
-def _slope_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _slope_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
     c = _scale(scales, 0, DOUBLE).to(tl.float64)
     return c if IMQ else 1.0 / c
 
 
 @triton.jit
-def _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS: tl.constexpr):
     """Which block of rows, of which side of which problem, and which share of its columns."""
     blocks_x = tl.cdiv(n, ROWS)
     blocks = blocks_x + tl.cdiv(m, ROWS)
@@ -116,7 +117,7 @@ def _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS: tl.constexpr): 
 
 
 @triton.jit
-def _share(begin, end, split, splits, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _share(begin, end, split, splits, COLUMNS: tl.constexpr):
     """The part of the columns begin..end that one of `splits` programs sweeps."""
     size = tl.cdiv(tl.cdiv(end - begin, splits), COLUMNS) * COLUMNS
     start = begin + split * size
@@ -124,7 +125,7 @@ def _share(begin, end, split, splits, COLUMNS: tl.constexpr):  # type: ignore[no
 
 
 @triton.jit
-def _store_value(values, value, n, m, unbiased, splits, ROWS: tl.constexpr, SCALES: tl.constexpr):  # type: ignore[no-untyped-def]
+def _store_value(values, value, n, m, unbiased, splits, ROWS: tl.constexpr, SCALES: tl.constexpr):
     """One partial value per program; a problem's first takes k(x, x) = 1 off the diagonals."""
     programs = (tl.cdiv(n, ROWS) + tl.cdiv(m, ROWS)) * splits
     ones = SCALES / (n - unbiased).to(tl.float64) + SCALES / (m - unbiased).to(tl.float64)
@@ -136,7 +137,7 @@ def _store_value(values, value, n, m, unbiased, splits, ROWS: tl.constexpr, SCAL
 
 
 @triton.jit
-def _coordinates(p, mask, D: tl.constexpr, PAIRED: tl.constexpr):  # type: ignore[no-untyped-def]
+def _coordinates(p, mask, D: tl.constexpr, PAIRED: tl.constexpr):
     """The D coordinates of the points at p, a tuple of vectors."""
     out = ()
     if PAIRED:
@@ -154,12 +155,12 @@ def _coordinates(p, mask, D: tl.constexpr, PAIRED: tl.constexpr):  # type: ignor
 
 
 @triton.jit
-def _tile(  # type: ignore[no-untyped-def]
+def _tile(
     xs, vs, p, pv, mask, total, acc, scales,
     D: tl.constexpr, SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
     PAIRED: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    """Add the pairs of the rows xs and the columns at p, element by element of a (rows, columns) tile."""
+    """Add the pairs of the rows xs and the columns at p, each to its element of the tile."""
     ys = _coordinates(p, mask, D, PAIRED)
     s = xs[0][:, None] - ys[0][None, :]
     ds = (s,)
@@ -191,12 +192,12 @@ def _tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _sweep(  # type: ignore[no-untyped-def]
+def _sweep(
     y, vy, start, stop, xs, vs, row, n_rows, g, weight, scales,
     D: tl.constexpr, SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PAIRED: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    """The sum of V over the rows and the columns start..stop; adds weight * each row's sum at g."""
+    """The sum of V over the rows and the columns start..stop; adds to the gradient at g."""
     columns = tl.arange(0, COLUMNS)
     value = tl.full((), 0.0, tl.float64)
     # The tile's elements are summed apart, in chunks short enough for float32.
@@ -235,15 +236,15 @@ def _sweep(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["n", "m", "unbiased", "splits", "share"])
-def _register_kernel(  # type: ignore[no-untyped-def]
+def _register_kernel(
     x, y, vx, vy, gx, gy, values, n, m, unbiased, splits, share, scales,
     D: tl.constexpr, SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
     BOTH: tl.constexpr, PAIRED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """x (B, n, D), y (B, m, D), contiguous; gx and gy hold `splits` partial sums, `share` elements apart."""
+    """x (B, n, D), y (B, m, D); gx (splits, B, n, D) and gy, `share` elements apart."""
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
-    batch, split, is_x, own, own_v, other, other_v, g_own, n_own, n_other, row, same, cross = (
-        _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS)
+    batch, split, is_x, own, own_v, other, other_v, g, n_own, n_other, row, same, cross = _program(
+        x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS
     )
     own += batch * n_own * D
     own_v += batch * n_own * D
@@ -256,53 +257,54 @@ def _register_kernel(  # type: ignore[no-untyped-def]
     if ORDER == 2:
         vs = _coordinates(own_v + clamped, None, D, False)
 
-    unit = -4.0 * _slope_unit(scales, IMQ, DOUBLE)
-    g_own += split.to(tl.int64) * share + batch * n_own * D
+    value = 0.0 * same
     if ORDER > 0 and (BOTH or is_x):
+        unit = -4.0 * _slope_unit(scales, IMQ, DOUBLE)
+        g += split.to(tl.int64) * share + batch * n_own * D
         for k in tl.static_range(D):
-            tl.store(g_own + rows * D + k, tl.zeros((ROWS,), x.dtype.element_ty), mask=rows < n_own)
+            tl.store(g + rows * D + k, tl.zeros((ROWS,), x.dtype.element_ty), mask=rows < n_own)
         tl.debug_barrier()
+        # Their own sample, then the other: one loop, so that the sweep is compiled once.
         start, stop = _share(0, n_own, split, splits, COLUMNS)
-        value_same = _sweep(
-            own, own_v, start, stop, xs, vs, row, n_own, g_own, (unit * same).to(x.dtype.element_ty),
-            scales, D, SCALES, IMQ, ORDER, ROWS, COLUMNS, PAIRED, DOUBLE,
-        )  # fmt: skip
-        start, stop = _share(0, n_other, split, splits, COLUMNS)
-        value_cross = _sweep(
-            other, other_v, start, stop, xs, vs, row, n_own, g_own, (unit * cross).to(x.dtype.element_ty),
-            scales, D, SCALES, IMQ, ORDER, ROWS, COLUMNS, PAIRED, DOUBLE,
-        )  # fmt: skip
-        # The rows of y meet the same pairs again.
-        if not is_x:
-            value_cross = 0.0 * value_cross
+        y_at, v_at, weight, count = own, own_v, same, same
+        for _ in range(2):
+            value += count * _sweep(
+                y_at, v_at, start, stop, xs, vs, row, n_own, g,
+                (unit * weight).to(x.dtype.element_ty), scales,
+                D, SCALES, IMQ, ORDER, ROWS, COLUMNS, PAIRED, DOUBLE,
+            )  # fmt: skip
+            start, stop = _share(0, n_other, split, splits, COLUMNS)
+            y_at, v_at, weight = other, other_v, cross
+            # The rows of y meet the pairs between the samples again.
+            count = tl.where(is_x, 2.0 * cross, 0.0)
     else:
-        start, stop = _share(row, n_own, split, splits, COLUMNS)
-        middle = tl.minimum(row + ROWS, stop)
-        value_same = _sweep(
-            own, own_v, start, middle, xs, vs, row, n_own, g_own, 0.0, scales,
-            D, SCALES, IMQ, 0, ROWS, COLUMNS, PAIRED, DOUBLE,
-        )  # fmt: skip
-        value_same += 2.0 * _sweep(
-            own, own_v, tl.maximum(start, row + ROWS), stop, xs, vs, row, n_own, g_own, 0.0, scales,
-            D, SCALES, IMQ, 0, ROWS, COLUMNS, PAIRED, DOUBLE,
-        )  # fmt: skip
-        start, stop = _share(0, tl.where(is_x, n_other, 0), split, splits, COLUMNS)
-        value_cross = _sweep(
-            other, other_v, start, stop, xs, vs, row, n_own, g_own, 0.0, scales,
-            D, SCALES, IMQ, 0, ROWS, COLUMNS, PAIRED, DOUBLE,
-        )  # fmt: skip
+        # The block on the diagonal; those right of it, each for itself and its mirror image; then,
+        # for the rows of x, the other sample.
+        begin, end = _share(row, n_own, split, splits, COLUMNS)
+        start, stop = begin, tl.minimum(row + ROWS, end)
+        y_at, count = own, same
+        for part in range(tl.where(is_x, 3, 2)):
+            value += count * _sweep(
+                y_at, own_v, start, stop, xs, vs, row, n_own, g, 0.0,
+                scales, D, SCALES, IMQ, 0, ROWS, COLUMNS, PAIRED, DOUBLE,
+            )  # fmt: skip
+            if part == 0:
+                start, stop, count = tl.maximum(begin, row + ROWS), end, 2.0 * same
+            else:
+                start, stop = _share(0, n_other, split, splits, COLUMNS)
+                y_at, count = other, 2.0 * cross
     if ORDER < 2:
-        value = (same * value_same + 2.0 * cross * value_cross) * _value_unit(scales, IMQ, DOUBLE)
+        value *= _value_unit(scales, IMQ, DOUBLE)
         _store_value(values, value, n, m, unbiased, splits, ROWS, SCALES)
 
 
 # Large d: a tile of distances is summed over all coordinates, then the weights it gives are applied
-# coordinate by coordinate. Points come in quads of coordinates, (ceil(d / 4), points, 4) with zeros at
-# the end: a tile's points lie side by side, and the coordinates of a quad one load apart.
+# coordinate by coordinate. Points come in quads of coordinates, (ceil(d / 4), points, 4) with zeros
+# at the end: a tile's points lie side by side, and the coordinates of a quad one load apart.
 
 
 @triton.jit
-def _distances(  # type: ignore[no-untyped-def]
+def _distances(
     x, vx, rows, n_rows, y, vy, columns, n_columns, quads, scales,
     IMQ: tl.constexpr, ORDER: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
@@ -332,19 +334,20 @@ def _distances(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _coordinate_block(x, points, n, ks, quads):  # type: ignore[no-untyped-def]
+def _coordinate_block(x, points, n, ks, quads):
     """The coordinates ks of the points, 0 beyond the last quad."""
     quad = ks // 4
-    return tl.load(x + (quad.to(tl.int64) * n * 4 + (points * 4 + ks % 4)), mask=quad < quads, other=0.0)
+    at = quad.to(tl.int64) * n * 4 + (points * 4 + ks % 4)
+    return tl.load(x + at, mask=quad < quads, other=0.0)
 
 
 @triton.jit
-def _tiled_sweep(  # type: ignore[no-untyped-def]
+def _tiled_sweep(
     x, vx, y, vy, g, n_rows, n_columns, d, row, start, stop, weight, scales,
     SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    """The sum of V over the rows from `row` and the columns start..stop; adds to the gradient at g."""
+    """The sum of V over the rows from `row` and the columns start..stop; adds to the sums at g."""
     rows = row + tl.arange(0, ROWS)
     quads = tl.cdiv(d, 4)
     value = tl.full((), 0.0, tl.float64)
@@ -375,13 +378,17 @@ def _tiled_sweep(  # type: ignore[no-untyped-def]
                 total = tl.load(at, mask=mask, other=0.0)
                 r = _coordinate_block(x, row, n_rows, ks, quads)
                 xs = _coordinate_block(x, own[:, None], n_rows, ks[None, :], quads) - r[None, :]
-                ys = _coordinate_block(y, other[:, None], n_columns, ks[None, :], quads) - r[None, :]
+                ys = (
+                    _coordinate_block(y, other[:, None], n_columns, ks[None, :], quads) - r[None, :]
+                )
                 if ORDER == 1:
                     total = tl.fma(-a_sum, xs, total)
                     total = tl.dot(a, ys, total, input_precision="ieee", out_dtype=total.dtype)
                 else:
                     r = _coordinate_block(vx, row, n_rows, ks, quads)
-                    vs = _coordinate_block(vx, own[:, None], n_rows, ks[None, :], quads) - r[None, :]
+                    vs = (
+                        _coordinate_block(vx, own[:, None], n_rows, ks[None, :], quads) - r[None, :]
+                    )
                     ws = _coordinate_block(vy, other[:, None], n_columns, ks[None, :], quads)
                     total = tl.fma(-a_sum, vs, tl.fma(-b_sum, xs, total))
                     total = tl.dot(
@@ -395,7 +402,7 @@ def _tiled_sweep(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["n", "m", "d", "unbiased", "splits", "share"])
-def _tiled_kernel(  # type: ignore[no-untyped-def]
+def _tiled_kernel(
     x, y, vx, vy, gx, gy, values, n, m, d, unbiased, splits, share, scales,
     SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr, BOTH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
@@ -410,7 +417,7 @@ def _tiled_kernel(  # type: ignore[no-untyped-def]
     own_v += batch * n_own * quads * 4
     other += batch * n_other * quads * 4
     other_v += batch * n_other * quads * 4
-
+    value = 0.0 * same
     if ORDER > 0 and (BOTH or is_x):
         unit = -4.0 * _slope_unit(scales, IMQ, DOUBLE)
         g += split.to(tl.int64) * share + batch * n_own * d
@@ -422,46 +429,41 @@ def _tiled_kernel(  # type: ignore[no-untyped-def]
             tl.store(at, tl.zeros((ROWS, DEPTH), x.dtype.element_ty), mask=mask)
         tl.debug_barrier()
         start, stop = _share(0, n_own, split, splits, COLUMNS)
-        value_same = _tiled_sweep(
-            own, own_v, own, own_v, g, n_own, n_own, d, row, start, stop,
-            (unit * same).to(x.dtype.element_ty), scales,
-            SCALES, IMQ, ORDER, ROWS, COLUMNS, DEPTH, DOUBLE,
-        )  # fmt: skip
-        start, stop = _share(0, n_other, split, splits, COLUMNS)
-        value_cross = _tiled_sweep(
-            own, own_v, other, other_v, g, n_own, n_other, d, row, start, stop,
-            (unit * cross).to(x.dtype.element_ty), scales,
-            SCALES, IMQ, ORDER, ROWS, COLUMNS, DEPTH, DOUBLE,
-        )  # fmt: skip
-        # The rows of y meet the same pairs again.
-        if not is_x:
-            value_cross = 0.0 * value_cross
+        y_at, v_at, n_at, weight, count = own, own_v, n_own, same, same
+        for _ in range(2):
+            value += count * _tiled_sweep(
+                own, own_v, y_at, v_at, g, n_own, n_at, d, row, start, stop,
+                (unit * weight).to(x.dtype.element_ty), scales,
+                SCALES, IMQ, ORDER, ROWS, COLUMNS, DEPTH, DOUBLE,
+            )  # fmt: skip
+            start, stop = _share(0, n_other, split, splits, COLUMNS)
+            y_at, v_at, n_at, weight = other, other_v, n_other, cross
+            count = tl.where(is_x, 2.0 * cross, 0.0)
     else:
-        start, stop = _share(row, n_own, split, splits, COLUMNS)
-        value_same = _tiled_sweep(
-            own, own_v, own, own_v, g, n_own, n_own, d, row, start, tl.minimum(row + ROWS, stop),
-            0.0, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
-        )  # fmt: skip
-        value_same += 2.0 * _tiled_sweep(
-            own, own_v, own, own_v, g, n_own, n_own, d, row, tl.maximum(start, row + ROWS), stop,
-            0.0, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
-        )  # fmt: skip
-        start, stop = _share(0, tl.where(is_x, n_other, 0), split, splits, COLUMNS)
-        value_cross = _tiled_sweep(
-            own, own_v, other, other_v, g, n_own, n_other, d, row, start, stop,
-            0.0, scales, SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
-        )  # fmt: skip
+        begin, end = _share(row, n_own, split, splits, COLUMNS)
+        start, stop = begin, tl.minimum(row + ROWS, end)
+        y_at, n_at, count = own, n_own, same
+        for part in range(tl.where(is_x, 3, 2)):
+            value += count * _tiled_sweep(
+                own, own_v, y_at, own_v, g, n_own, n_at, d, row, start, stop, 0.0, scales,
+                SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
+            )  # fmt: skip
+            if part == 0:
+                start, stop, count = tl.maximum(begin, row + ROWS), end, 2.0 * same
+            else:
+                start, stop = _share(0, n_other, split, splits, COLUMNS)
+                y_at, n_at, count = other, n_other, 2.0 * cross
     if ORDER < 2:
-        value = (same * value_same + 2.0 * cross * value_cross) * _value_unit(scales, IMQ, DOUBLE)
+        value *= _value_unit(scales, IMQ, DOUBLE)
         _store_value(values, value, n, m, unbiased, splits, ROWS, SCALES)
 
 
 @triton.jit(do_not_specialize=["programs", "problems", "splits", "share", "size_x"])
-def _finish_kernel(  # type: ignore[no-untyped-def]
+def _finish_kernel(
     values, out, partial, gx, gy, programs, problems, splits, share, size_x,
     VALUES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out[b] = the sum of problem b's partial values; gx and gy = the sums of the `splits` partial ones."""
+    """out[b] = the sum of problem b's partial values; gx and gy sum the partial gradients."""
     offsets = tl.arange(0, BLOCK)
     pid = tl.program_id(0)
     if VALUES:
@@ -492,18 +494,18 @@ class Tile(NamedTuple):
     depth: int = 0  # coordinates per product, for tiled kernels
 
 
-# By the largest d a tile is for. Up to it a row's coordinates live in registers and d is a constant of
-# the compilation; None is every larger d, for the tiled kernel. The more rows a thread has, the fewer
-# loads per pair, and the fewer warps the registers leave room for. Registers per thread and per
-# multiprocessor are the same on every GPU from sm_80 to sm_120, hence one table:
+# By the largest d a tile is for. Up to it a row's coordinates live in registers and d is a constant
+# of the compilation; None is every larger d, for the tiled kernel. The more rows a thread has, the
+# fewer loads per pair, and the fewer warps the registers leave room for. Registers per thread and
+# per multiprocessor are the same on every GPU from sm_80 to sm_120, hence one table:
 # tests/test_triton_aot.py compiles all of it for each and fails if one spills.
 _FLOAT32: dict[int, dict[int | None, Tile]] = {
     VALUE: {8: Tile(64, 8, 4), 16: Tile(64, 16, 4), None: Tile(64, 64, 2)},
-    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(128, 32, 4, 16)},
+    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(64, 64, 4, 16)},
     HESSIAN: {8: Tile(32, 16, 4), None: Tile(128, 16, 4, 16)},
 }
 _FLOAT64: dict[int, dict[int | None, Tile]] = {
-    VALUE: {8: Tile(32, 16, 4), 16: Tile(16, 16, 4), None: Tile(64, 16, 2)},
+    VALUE: {8: Tile(32, 16, 4), 16: Tile(16, 16, 4), None: Tile(32, 32, 4)},
     GRADIENT: {8: Tile(16, 16, 4), 16: Tile(16, 16, 8), None: Tile(32, 32, 4, 16)},
     HESSIAN: {8: Tile(16, 16, 4), None: Tile(32, 16, 4, 16)},
 }
@@ -544,9 +546,9 @@ def shipped(family: str, scales: int) -> Iterator[tuple[str, Launch, dict[str, A
     ):
         types = dict.fromkeys(("x", "y", "vx", "vy", "gx", "gy", "out", "partial"), pointer)
         types["values"] = "*fp64"
-        types["scales"] = ("fp32",) * len(_scale_arguments([1.0] * scales, dtype))  # type: ignore[assignment]
+        types["scales"] = ("fp32",) * len(_scale_arguments([1.0] * scales, dtype))
 
-        def named(name, launch, types=types):  # type: ignore[no-untyped-def]
+        def named(name, launch, types=types):
             known = {**types, **dict.fromkeys(launch.constants, "constexpr")}
             return name, launch, {a: known.get(a, "i32") for a in launch.kernel.arg_names}
 
@@ -666,7 +668,7 @@ def _pack(t: Tensor, dtype: torch.dtype, tiled: bool) -> Tensor:
 
 
 def _splits(blocks: int, columns: int, tile: int) -> int:
-    """Into how many programs a block's columns are split: enough to fill a GPU, each worth its start.
+    """Into how many programs a block's columns are split: enough to fill a GPU.
 
     At most 8, for each has a partial gradient.
     """
