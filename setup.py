@@ -42,8 +42,11 @@ class CMakeBuild(build_ext):
 
     def diagnose(self, log: Path, error: Exception) -> str:
         text = log.read_text() if log.exists() else ""
-        if "CMAKE_CXX_COMPILER" in text and "could not be found" in " ".join(text.split()):
-            return "no C++ compiler was found when the package was installed"
+        if "CMAKE_CXX_COMPILER" in text and "found" in text:
+            return (
+                "no C++ compiler was found when the package was installed "
+                "(install GCC or Clang, then pip install again)"
+            )
         errors = [line.strip() for line in text.splitlines() if "error" in line.lower()]
         return "; ".join(errors[:3]) or str(error)
 

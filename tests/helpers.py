@@ -16,7 +16,9 @@ def truth(z: Tensor, p: Tensor, kernel: object, estimator: str) -> tuple[Tensor,
     return value.detach(), *torch.autograd.grad(value.sum(), (z, p))
 
 
-def evaluate(z: Tensor, p: Tensor, kernel: object, estimator: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+def evaluate(
+    z: Tensor, p: Tensor, kernel: object, estimator: str, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
     z, p = z.detach().requires_grad_(), p.detach().requires_grad_()
     value = vk.mmd(z, p, kernel, estimator=estimator, backend=backend)
     return value.detach(), *torch.autograd.grad(value.sum(), (z, p))

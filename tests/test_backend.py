@@ -38,10 +38,14 @@ def test_the_block_ends_with_an_error():
 
 def test_without_the_native_core(monkeypatch, capsys):
     monkeypatch.setattr(_backend._native, "_C", None)
-    monkeypatch.setattr(_backend._native, "build_report", lambda: {"error": "no C++ compiler was found"})
+    monkeypatch.setattr(
+        _backend._native, "build_report", lambda: {"error": "no C++ compiler was found"}
+    )
     monkeypatch.setattr(_backend, "_reasons", {})
     assert _backend.resolve(None, torch.device("cpu")) == "reference"
-    with pytest.raises(RuntimeError, match="'native' cannot run on cpu .*no C\\+\\+ compiler was found"):
+    with pytest.raises(
+        RuntimeError, match="'native' cannot run on cpu .*no C\\+\\+ compiler was found"
+    ):
         vk.mmd(torch.randn(3, 2), "normal", backend="native")
     vk.info()
     out = capsys.readouterr().out
@@ -52,7 +56,16 @@ def test_info_names_everything():
     out = subprocess.run(
         [sys.executable, "-m", "vimae_kernels"], capture_output=True, text=True, check=True
     ).stdout
-    for word in ("torch", "triton", "native", "reference", "compiler", "SIMD", "threads", "CUDA architectures"):
+    for word in (
+        "torch",
+        "triton",
+        "native",
+        "reference",
+        "compiler",
+        "SIMD",
+        "threads",
+        "CUDA architectures",
+    ):
         assert word in out
     facts = vk.info()
     assert facts["default"]["cpu"] in ("native", "reference")

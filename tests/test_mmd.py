@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
+from helpers import evaluate, relative, truth
 
 import vimae_kernels as vk
-from helpers import evaluate, relative, truth
 from vimae_kernels import _native
 
 pytestmark = pytest.mark.skipif(
@@ -198,7 +198,9 @@ def test_second_derivatives_at_size():
 
     def penalty(backend):
         x, y = z.clone().requires_grad_(), p.clone().requires_grad_()
-        g = torch.autograd.grad(vk.mmd(x, y, vk.IMQ.wae(70), backend=backend), (x, y), create_graph=True)
+        g = torch.autograd.grad(
+            vk.mmd(x, y, vk.IMQ.wae(70), backend=backend), (x, y), create_graph=True
+        )
         return torch.autograd.grad(sum(t.square().sum() for t in g), (x, y))
 
     for a, b in zip(penalty("native"), penalty("reference"), strict=True):
@@ -234,7 +236,9 @@ def test_func_transforms():
         lambda f: penalty(f)(z[0]),
         lambda f: vmap(penalty(f))(z),
     ]:
-        torch.testing.assert_close(transformed(vk.mmd), transformed(reference), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            transformed(vk.mmd), transformed(reference), rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("kernel", ["imq", vk.RBF("median"), vk.IMQ.wae(3)], ids=str)
@@ -305,7 +309,10 @@ def test_autocast():
 
 
 def test_median_is_the_median_heuristic():
-    z, p = torch.randn(80, 5, dtype=torch.float64) + 100, torch.randn(61, 5, dtype=torch.float64) + 101
+    z, p = (
+        torch.randn(80, 5, dtype=torch.float64) + 100,
+        torch.randn(61, 5, dtype=torch.float64) + 101,
+    )
     bandwidth = torch.pdist(torch.cat([z, p])).median().item()
     for backend in ("native", "reference"):
         got = evaluate(z, p, vk.RBF("median"), "unbiased", backend)

@@ -15,7 +15,10 @@ from vimae_kernels.priors import sample_prior
 
 
 def test_logistic_matches_scipy():
-    loc, scale = torch.tensor([0.5, -2.0], dtype=torch.float64), torch.tensor([0.3, 4.0], dtype=torch.float64)
+    loc, scale = (
+        torch.tensor([0.5, -2.0], dtype=torch.float64),
+        torch.tensor([0.3, 4.0], dtype=torch.float64),
+    )
     ours, theirs = vk.Logistic(loc, scale), scipy.stats.logistic(loc.numpy(), scale.numpy())
     x = torch.linspace(-60, 60, 41, dtype=torch.float64)[:, None]
     u = torch.linspace(0.01, 0.99, 21, dtype=torch.float64)[:, None]

@@ -20,7 +20,9 @@ def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, object]:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     spread = draw(st.sampled_from([1e-3, 1.0, 10.0]))
     z = spread * torch.randn(n, d, generator=generator, dtype=torch.float64)
-    p = torch.randn(m, d, generator=generator, dtype=torch.float64) + draw(st.sampled_from([0.0, 1.0]))
+    p = torch.randn(m, d, generator=generator, dtype=torch.float64) + draw(
+        st.sampled_from([0.0, 1.0])
+    )
     scale = st.floats(0.05, 50)
     kernel = draw(
         st.one_of(
@@ -90,5 +92,7 @@ def test_backends_agree(backend, problem):
     got = vk.mmd(z, p, kernel, backend=backend)
     want = vk.mmd(z, p, kernel, backend="reference")
     assert close(got, want)
-    for a, b in zip(torch.autograd.grad(got, (z, p)), torch.autograd.grad(want, (z, p)), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(got, (z, p)), torch.autograd.grad(want, (z, p)), strict=True
+    ):
         assert close(a, b)

@@ -45,7 +45,9 @@ def resolve(backend: Backend | None, device: torch.device) -> Backend:
     _check_name(backend)
     reason = unavailable(backend, device.type)
     if reason is not None:
-        raise RuntimeError(f"backend {backend!r} cannot run on {device.type} tensors here: {reason}")
+        raise RuntimeError(
+            f"backend {backend!r} cannot run on {device.type} tensors here: {reason}"
+        )
     return backend
 
 

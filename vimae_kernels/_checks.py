@@ -20,7 +20,9 @@ def samples(name: str, x: object, at_least: int = 1, why: str = "") -> None:
     if x.ndim < 2:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (..., n, d)")
     if x.shape[-1] < 1:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; it needs at least one dimension (d >= 1)")
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}; it needs at least one dimension (d >= 1)"
+        )
     if x.shape[-2] < at_least:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it needs n >= {at_least}{why}")
 
@@ -28,7 +30,9 @@ def samples(name: str, x: object, at_least: int = 1, why: str = "") -> None:
 def same_space(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
     """`x` and `y` must be samples in the same dimension, on the same device, with broadcastable batches."""
     if x.device != y.device:
-        raise ValueError(f"{y_name} is on {y.device} but {x_name} is on {x.device}; they must be on one device")
+        raise ValueError(
+            f"{y_name} is on {y.device} but {x_name} is on {x.device}; they must be on one device"
+        )
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(
             f"{y_name} has shape {tuple(y.shape)}: its last dimension must be that of {x_name}, "

@@ -70,5 +70,9 @@ def _report(facts: dict[str, Any]) -> str:
         "SIMD in use": simd["used"],
         "threads": f"{facts['threads']} (torch.set_num_threads)",
     }
-    lines += ["", "native build", *(f"  {name:18}  {value or 'none'}" for name, value in rows.items())]
+    lines += [
+        "",
+        "native build",
+        *(f"  {name:18}  {value or 'none'}" for name, value in rows.items()),
+    ]
     return "\n".join(lines)

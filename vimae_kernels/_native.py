@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 _C: Any = None
 _import_error: ImportError | None = None
 try:
-    from . import _C
+    _C = importlib.import_module("vimae_kernels._C")
 except ImportError as error:
     _import_error = error
 
@@ -23,7 +24,9 @@ def build_report() -> dict[str, str]:
     """What the build of the native core wrote about itself: its compiler, or why there is none."""
     path = Path(__file__).with_name("_build.json")
     if not path.exists():
-        return {"error": "the package was not installed with pip, so the native core was never built"}
+        return {
+            "error": "the package was not installed with pip, so the native core was never built"
+        }
     report: dict[str, str] = json.loads(path.read_text())
     return report
 

@@ -14,14 +14,18 @@ def _positive(owner: str, name: str, value: object) -> float | tuple[float, ...]
     """`value` as one positive float or a tuple of them; anything else is refused by name."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if not value:
-            raise ValueError(f"{owner}: {name} is an empty sequence; give at least one positive number")
+            raise ValueError(
+                f"{owner}: {name} is an empty sequence; give at least one positive number"
+            )
         return tuple(_positive_number(owner, name, v) for v in value)
     return _positive_number(owner, name, value)
 
 
 def _positive_number(owner: str, name: str, value: object) -> float:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{owner}: {name} is {value!r}; it must be a positive number or a sequence of them")
+        raise TypeError(
+            f"{owner}: {name} is {value!r}; it must be a positive number or a sequence of them"
+        )
     number = float(value)
     if not (number > 0 and math.isfinite(number)):
         raise ValueError(f"{owner}: {name} is {value!r}; it must be positive and finite")

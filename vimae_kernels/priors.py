@@ -41,7 +41,7 @@ class Logistic(Distribution):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Logistic:
-        new = self._get_checked_instance(Logistic, _instance)
+        new: Logistic = self._get_checked_instance(Logistic, _instance)
         new.loc = self.loc.expand(batch_shape)
         new.scale = self.scale.expand(batch_shape)
         super(Logistic, new).__init__(torch.Size(batch_shape), validate_args=False)

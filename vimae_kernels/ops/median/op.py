@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from ..._library import register
@@ -19,7 +18,7 @@ def median_distance(x: Tensor, backend: str) -> Tensor:
         backend: a resolved backend.
 
     Returns:
-        (...), in the units and dtype of x. NaN where x has a NaN.
+        (...), in the units and dtype of x. NaN where a coordinate is not finite.
     """
     if backend == "reference":
         return reference.median_distance(x.detach())
@@ -36,9 +35,13 @@ def _impl(backend: str) -> ModuleType:
     return native_impl
 
 
+def _median_distance_vmap(info, dims, x, backend):  # type: ignore[no-untyped-def]
+    return _median_distance(x.movedim(dims[0], 0), backend), 0
+
+
 _median_distance = register(
     "_median_distance(Tensor x, str backend) -> Tensor",
     lambda x, backend: _impl(backend).median_distance(x),
     lambda x, backend: x.new_empty(x.shape[:-2]),
-    lambda info, dims, x, backend: (_median_distance(x.movedim(dims[0], 0), backend), 0),
+    _median_distance_vmap,
 )

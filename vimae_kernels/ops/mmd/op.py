@@ -90,6 +90,7 @@ def mmd(
         x = x.expand(*batch, *x.shape[-2:])
         y = y.expand(*batch, *y.shape[-2:])
 
+    scales: tuple[float, ...]
     if isinstance(k, RBF) and k.bandwidth == "median":
         # A bandwidth per batch entry that no host ever sees: measure everything in units of it.
         # Centred first, so that dividing rounds differences and not positions.
@@ -107,8 +108,10 @@ def mmd(
     if torch._C._are_functorch_transforms_active():
         if torch.compiler.is_compiling():
             # torch.compile drops the gradient of custom operations inside torch.func.grad without a word.
-            torch._dynamo.graph_break(msg="vimae_kernels.mmd inside torch.func inside torch.compile")
-        return _TransformableMMD.apply(x, y, k.family, scales, unbiased, chosen)[0]
+            torch._dynamo.graph_break(
+                msg="vimae_kernels.mmd inside torch.func inside torch.compile"
+            )
+        return _TransformableMMD.apply(x, y, k.family, scales, unbiased, chosen)[0]  # type: ignore[no-any-return]
     if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
         return _MMD.apply(x, y, k.family, scales, unbiased, chosen)  # type: ignore[no-any-return]
     return _mmd(x, y, k.family, scales, unbiased, chosen)  # type: ignore[no-any-return]
