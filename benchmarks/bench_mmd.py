@@ -162,7 +162,8 @@ def problem(case: Case) -> tuple[Tensor, Tensor]:
 def step(loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, p: Tensor) -> Callable[[], None]:
     def run() -> None:
         z.grad = None
-        loss(z, p).sum().backward()
+        value = loss(z, p)
+        (value.sum() if value.ndim else value).backward()
 
     return run
 

@@ -21,7 +21,9 @@ int main(int, char** argv) {
     const auto start = std::chrono::steady_clock::now();
 #pragma omp parallel num_threads(threads) reduction(+ : sink)
     {
-      Vec a[kChains] = {}, x = Vec{} + 0.999f, y = Vec{} + 1e-3f;
+      Vec a[kChains], x = Vec{} + 0.999f, y = Vec{} + 1e-3f;
+      // Different chains, or the compiler would compute one for all.
+      for (int c = 0; c < kChains; ++c) a[c] = Vec{} + float(c);
       for (long i = 0; i < rounds; ++i)
 #pragma GCC unroll 12
         for (int c = 0; c < kChains; ++c) a[c] = a[c] * x + y;

@@ -16,34 +16,40 @@ import torch
 import vimae_kernels as vk
 
 
-def interleave(
-    providers: dict[str, Callable[[], object]], seconds: float = 3.0, most: int = 3000
-) -> dict[str, float]:
-    """Median milliseconds of each provider, called in turn so that all see the same machine.
+BURST = 0.01
 
-    Each gets the same share of `seconds`, at least three calls and at most `most`; the first calls, which
-    compile and fill caches, are not counted.
+
+def interleave(
+    providers: dict[str, Callable[[], object]], seconds: float = 3.0
+) -> dict[str, float]:
+    """Median milliseconds of a call of each provider.
+
+    Providers take turns, so that all see the same machine; a turn is one call, or 10 ms of calls for short ones,
+    so that none is timed with the caches its predecessor left. Each gets an equal share of `seconds`, and at
+    least three turns. Compilation and the first calls are not counted.
     """
-    estimate = {}
+    calls, turns = {}, {}
     for name, run in providers.items():
         run()
         run()
-        start = time.perf_counter()
-        run()
-        estimate[name] = time.perf_counter() - start
-    share = seconds / len(providers)
-    left = {name: int(min(most, max(3, share / t))) for name, t in estimate.items()}
+        once = _timed(run, 1)
+        calls[name] = max(1, int(BURST / once))
+        turns[name] = max(3, int(seconds / len(providers) / (once * calls[name])))
     times: dict[str, list[float]] = {name: [] for name in providers}
-    rounds = max(left.values())
+    rounds = max(turns.values())
     for i in range(rounds):
         for name, run in providers.items():
             # Slow providers take part in evenly spread rounds.
-            if i * left[name] // rounds == (i - 1) * left[name] // rounds and i:
-                continue
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
+            if i == 0 or i * turns[name] // rounds > (i - 1) * turns[name] // rounds:
+                times[name].append(_timed(run, calls[name]))
     return {name: 1e3 * statistics.median(t) for name, t in times.items()}
+
+
+def _timed(run: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
 
 
 def fma_ceiling(threads: int) -> float | None:

@@ -68,7 +68,9 @@ _COUNT = Launch(
     {"ROWS": 64, "COLUMNS": 32},
     {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True},
 )
-_SETTLE = Launch(_settle_kernel, {"BLOCK": 512}, {"num_warps": 4, "num_stages": 1})
+_SETTLE = Launch(
+    _settle_kernel, {"BLOCK": 512}, {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
+)
 
 
 def shipped() -> Iterator[tuple[str, Launch, dict[str, Any]]]:

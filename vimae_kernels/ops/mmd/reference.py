@@ -26,4 +26,3 @@ def kernel_matrix(x: Tensor, y: Tensor, family: str, scales: tuple[float, ...]) 
     if family == "imq":
         return torch.stack([c / (c + s) for c in scales]).sum(0)
     return torch.stack([(-s / c).exp() for c in scales]).sum(0)
-
