@@ -15,7 +15,6 @@ import torch
 
 import vimae_kernels as vk
 
-
 BURST = 0.01
 
 
