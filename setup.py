@@ -42,7 +42,8 @@ class CMakeBuild(build_ext):
 
     def diagnose(self, log: Path, error: Exception) -> str:
         text = log.read_text() if log.exists() else ""
-        if "CMAKE_CXX_COMPILER" in text and "found" in text:
+        words = " ".join(text.split())
+        if "No CMAKE_CXX_COMPILER could be found" in words or "Could not find compiler" in words:
             return (
                 "no C++ compiler was found when the package was installed "
                 "(install GCC or Clang, then pip install again)"
