@@ -42,8 +42,7 @@ class CMakeBuild(build_ext):
 
     def diagnose(self, log: Path, error: Exception) -> str:
         text = log.read_text() if log.exists() else ""
-        words = " ".join(text.split())
-        if "No CMAKE_CXX_COMPILER could be found" in words or "Could not find compiler" in words:
+        if "No CMAKE_CXX_COMPILER" in text or "CMAKE_CXX_COMPILER not set" in text:
             return (
                 "no C++ compiler was found when the package was installed "
                 "(install GCC or Clang, then pip install again)"
