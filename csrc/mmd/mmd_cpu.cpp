@@ -210,6 +210,7 @@ struct Tiles {
 
   double sweep(Want want, const Points<T>& x, std::int64_t row, const Points<T>& y,
                std::int64_t begin, std::int64_t end, bool diagonal, const Scale<T>* scale) const {
+    if constexpr (Hessian) return sweep<Want::both>(x, row, y, begin, end, diagonal, scale);
     switch (want) {
       case Want::columns:
         return sweep<Want::columns>(x, row, y, begin, end, diagonal, scale);
