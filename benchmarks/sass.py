@@ -1,0 +1,191 @@
+"""Kernels compiled ahead of time, for GPUs that need not be here, and what their machine code says.
+
+Shared by tests/test_triton_aot.py and benchmarks/gpu_static.py. Needs Triton and its disassembler.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from vimae_kernels._triton import Launch
+from vimae_kernels.ops.median import triton_impl as median
+from vimae_kernels.ops.mmd import triton_impl as mmd
+
+T = TypeVar("T")
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+class Architecture(NamedTuple):
+    """Limits of one multiprocessor (CUDA C++ programming guide, table of compute capabilities)."""
+
+    warps: int
+    blocks: int
+    shared: int  # bytes
+    shared_per_block: int
+    registers: int = 65_536
+
+
+ARCHITECTURES = {
+    80: Architecture(64, 32, 167_936, 166_912),
+    90: Architecture(64, 32, 233_472, 232_448),
+    100: Architecture(64, 32, 233_472, 232_448),
+    120: Architecture(48, 24, 102_400, 101_376),
+}
+
+
+class Case(NamedTuple):
+    """One compilation of a Triton kernel."""
+
+    arch: int
+    name: str
+    launch: Launch
+    types: dict[str, Any]
+
+    @property
+    def warps(self) -> int:
+        return int(self.launch.options["num_warps"])
+
+    @property
+    def pairs(self) -> float:
+        """Pairs of a tile that one thread has; 0 for a kernel that has no tiles."""
+        constants = self.launch.constants
+        return float(constants.get("ROWS", 0) * constants.get("COLUMNS", 0)) / (32 * self.warps)
+
+
+def cases(scales: int = 1, architectures: Sequence[int] = tuple(ARCHITECTURES)) -> list[Case]:
+    """Every shipped configuration; the median, which has no scales, comes with one scale."""
+    suffix = f", {scales} scales" if scales > 1 else ""
+    shipped = [
+        (f"{name} {family}{suffix}", launch, types)
+        for family in ("imq", "rbf")
+        for name, launch, types in mmd.shipped(family, scales)
+    ]
+    if scales == 1:
+        shipped += [(f"{name} median", launch, types) for name, launch, types in median.shipped()]
+    return [Case(arch, *rest) for arch in architectures for rest in shipped]
+
+
+def compiled(case: Case) -> Any:
+    source = ASTSource(case.launch.kernel, case.types, case.launch.constants)
+    target = GPUTarget("cuda", case.arch, 32)
+    return triton.compile(source, target=target, options=case.launch.options)
+
+
+def _on_case(work: tuple[Callable[[Case], T], int, int, int]) -> T:
+    function, scales, arch, index = work
+    return function(cases(scales, [arch])[index])
+
+
+def on_all_cores(function: Callable[[Case], T], wanted: Iterable[tuple[int, int]]) -> list[T]:
+    """`function`, of a module, of every configuration of each (scales, architecture), in order.
+
+    A worker is told a number: kernels do not travel between processes.
+    """
+    work = [(function, s, a, i) for s, a in wanted for i in range(len(cases(s, [a])))]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_on_case, work))
+
+
+def tool(name: str, *arguments: str | Path, folder: Path | None = None) -> str:
+    command = [str(TOOLS / name), *map(str, arguments)]
+    run = subprocess.run(command, text=True, capture_output=True, check=True, cwd=folder)
+    return run.stdout
+
+
+@dataclass
+class Loop:
+    """A loop of the machine code: what it runs itself, and the loops inside."""
+
+    own: list[str] = field(default_factory=list)
+    inner: list[Loop] = field(default_factory=list)
+
+
+class Code(NamedTuple):
+    """One kernel's machine code; stack and shared memory in bytes."""
+
+    registers: int
+    stack: int
+    shared: int
+    spills: int  # instructions that read or write local memory
+    loops: list[Loop]
+
+
+def read(cubin: Path) -> dict[str, Code]:
+    """The kernels of a cubin by their symbols."""
+    usage = re.findall(
+        r"Function ([^\s:]+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)",
+        tool("cuobjdump", "-res-usage", cubin),
+    )
+    section = re.compile(r"^\s*\.section\s+\.text\.([^\s,]+),.*$", re.M)
+    parts = section.split(tool("nvdisasm", "-c", cubin))
+    sass = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return {
+        name: Code(
+            registers=int(registers),
+            stack=int(stack) + int(local),
+            shared=int(shared),
+            spills=len(re.findall(r"\b(?:LDL|STL)\b", sass[name])),
+            loops=loops(sass[name]),
+        )
+        for name, registers, stack, shared, local in usage
+    }
+
+
+def block_sizes(cubin: Path) -> dict[str, int]:
+    """The most threads a block may have, of the kernels whose source says so."""
+    info = re.split(r"^\.nv\.info\.(\S+)$", tool("cuobjdump", "-elf", cubin), flags=re.M)
+    size = r"EIATTR_MAX_THREADS\s.*?Value:\s+0x(\w+) 0x(\w+) 0x(\w+)"
+    return {
+        name: math.prod(int(x, 16) for x in limit.groups())
+        for name, text in zip(info[1::2], info[2::2], strict=True)
+        if (limit := re.search(size, text, re.S))
+    }
+
+
+def code(kernel: Any) -> Code:
+    """Of a compiled Triton kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(kernel.asm["cubin"])
+        (only,) = read(cubin).values()
+    return only._replace(shared=kernel.metadata.shared)
+
+
+def loops(sass: str) -> list[Loop]:
+    """The outermost loops, in the order of the code; those of two instructions are waits, not work."""
+    labels: dict[str, int] = {}
+    code: list[str] = []
+    spans = set()
+    for line in sass.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(code)
+        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?);", line):
+            code.append(re.sub(r"^@!?U?P[\dT]+\s+", "", found[1]))
+            jump = re.match(r"BRA.*(\.L_x_\d+)", code[-1])
+            if jump and jump[1] in labels and len(code) - labels[jump[1]] > 2:
+                spans.add((labels[jump[1]], len(code)))
+    # Sorted so that a loop comes right after the one around it.
+    nested = sorted(spans, key=lambda span: (span[0], -span[1]))
+    every = [Loop() for _ in nested]
+    outermost: list[Loop] = []
+    for i, (start, stop) in enumerate(nested):
+        around = [j for j in range(i) if nested[j][0] <= start and stop <= nested[j][1]]
+        (every[around[-1]].inner if around else outermost).append(every[i])
+    for at, instruction in enumerate(code):
+        around = [i for i, (start, stop) in enumerate(nested) if start <= at < stop]
+        if around:
+            every[around[-1]].own.append(instruction.split()[0])
+    return outermost
