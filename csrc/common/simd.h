@@ -132,5 +132,12 @@ VIMAE_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   return x < splat<T>(L::exp_underflow) ? Vec<T>{} : p * power;
 }
 
+// Vectors of T, as the arithmetic of a pair wants them.
+template <class T>
+struct VectorOps {
+  static VIMAE_INLINE Vec<T> reciprocal(Vec<T> x) { return T(1) / x; }
+  static VIMAE_INLINE Vec<T> exp_nonpositive(Vec<T> x) { return VIMAE_SIMD::exp_nonpositive<T>(x); }
+};
+
 }  // namespace
 }  // namespace vimae::VIMAE_SIMD

@@ -21,4 +21,19 @@ struct Median {
 VIMAE_EACH_LEVEL(VIMAE_MEDIAN)
 #undef VIMAE_MEDIAN
 
+// The same on a GPU: all pointers are device memory.
+template <class T>
+struct MedianCuda {
+  const T* x;
+  std::int64_t batch, N, d;
+  T* median;
+  void* workspace;  // median_cuda_workspace bytes
+  void* stream;     // cudaStream_t
+};
+
+std::int64_t median_cuda_workspace(const MedianCuda<float>&);
+std::int64_t median_cuda_workspace(const MedianCuda<double>&);
+void median_cuda(const MedianCuda<float>&);
+void median_cuda(const MedianCuda<double>&);
+
 }  // namespace vimae

@@ -38,4 +38,33 @@ struct MMD {
 VIMAE_EACH_LEVEL(VIMAE_MMD)
 #undef VIMAE_MMD
 
+// The same on a GPU: all pointers are device memory, x and y have contiguous rows and any batch
+// stride.
+template <class T>
+struct MMDCuda {
+  const T* x;
+  const T* y;
+  std::int64_t x_batch_stride, y_batch_stride;
+  const T* vx;
+  const T* vy;
+  std::int64_t batch, n, m, d;
+  Family family;
+  const double* scales;  // host memory, at most kMaxScales
+  int n_scales;
+  bool unbiased;
+  T* value;
+  T* dx;
+  T* dy;
+  void* workspace;  // mmd_cuda_workspace bytes
+  void* stream;     // cudaStream_t
+};
+
+constexpr int kMaxScales = 32;
+
+std::int64_t mmd_cuda_workspace(const MMDCuda<float>&);
+std::int64_t mmd_cuda_workspace(const MMDCuda<double>&);
+// Launches and returns: nothing is allocated, nothing waits.
+void mmd_cuda(const MMDCuda<float>&);
+void mmd_cuda(const MMDCuda<double>&);
+
 }  // namespace vimae

@@ -17,6 +17,7 @@
 #endif
 
 #include "common/tiles.h"
+#include "mmd/mmd_math.h"
 
 namespace vimae::VIMAE_SIMD {
 namespace {
@@ -28,13 +29,6 @@ constexpr std::int64_t kColumnPanels =
 // both sides. Columns lie along the lanes, so theirs is the cheap one; rows have to be added up
 // across the lanes.
 enum class Want { value, columns, both };
-
-// A scale, and the factors that turn powers of its k into w 2 k' and w 4 k'', w being the weight of
-// a pair.
-template <class T>
-struct Scale {
-  T c, first, second;
-};
 
 template <class T>
 struct Points {
@@ -78,14 +72,12 @@ struct Tiles {
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) sq[j] = load(s + r * P + j * V);
       for (int i = 0; i < n_scales; ++i) {
-        const Vec<T> c = splat(scale[i].c), c1 = splat(scale[i].first);
+        const Scale<T> one = scale[i];
+        Vec<T> none = {};
 #pragma GCC unroll 4
-        for (int j = 0; j < NV; ++j) {
-          const Vec<T> k = F == Family::imq ? c / (c + sq[j]) : exp_nonpositive<T>(sq[j] * c);
-          value[j] += k;
-          if (Gradient) first[j] += (F == Family::imq ? k * k : k) * c1;
-          if (Hessian) second[j] += (F == Family::imq ? k * k * k : k) * scale[i].second;
-        }
+        for (int j = 0; j < NV; ++j)
+          add_scale<VectorOps<T>, F, Gradient, Hessian>(sq[j], one, value[j], first[j],
+                                                        Hessian ? second[j] : none);
       }
       if (!whole) {
 #pragma GCC unroll 4
@@ -288,12 +280,7 @@ struct Problem {
   }
 
   void weights(Scale<T>* scale, double weight) const {
-    for (int i = 0; i < a.n_scales; ++i) {
-      const double c = a.scales[i];
-      // The exponent is a product, the quotient of IMQ a quotient.
-      scale[i] = {T(F == Family::imq ? c : -1 / c), T(-2 * weight / c),
-                  T((F == Family::imq ? 8 : 4) * weight / (c * c))};
-    }
+    for (int i = 0; i < a.n_scales; ++i) scale[i] = scale_of<T>(F, a.scales[i], weight);
   }
 
   double pack(const Points<T>& p, Team team) const {

@@ -1,0 +1,131 @@
+// Bisection on the bits of the squared distance, which order as the distance does: every step
+// counts the pairs up to a threshold. Nothing is stored per pair and nothing is approximated; the
+// bounds live on the GPU.
+
+#include <cstdint>
+
+#include "common/launch.cuh"
+#include "median/median.h"
+
+namespace vimae {
+namespace {
+
+constexpr int kSide = 16, kThreads = kSide * kSide, kChunk = 16;
+
+template <class T>
+struct Bits;
+template <>
+struct Bits<float> {
+  using type = unsigned;
+  static constexpr int steps = 31;
+  static __device__ float value(unsigned bits) { return __uint_as_float(bits); }
+};
+template <>
+struct Bits<double> {
+  using type = unsigned long long;
+  static constexpr int steps = 63;
+  static __device__ double value(unsigned long long bits) { return __longlong_as_double(bits); }
+};
+
+// The answer's leading bits, and whether a coordinate was not finite.
+template <class T>
+struct State {
+  typename Bits<T>::type bits;
+  int bad;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) start(const T* x, std::int64_t size, State<T>* state) {
+  __shared__ int bad;
+  if (threadIdx.x == 0) bad = 0;
+  __syncthreads();
+  const T* own = x + blockIdx.x * size;
+  int found = 0;
+  for (std::int64_t i = threadIdx.x; i < size; i += kThreads) found |= !(own[i] - own[i] == 0);
+  if (found) bad = 1;
+  __syncthreads();
+  if (threadIdx.x == 0) state[blockIdx.x] = {0, bad};
+}
+
+// counts[batch][block] = the pairs i < j of a 16 row block with squared distance below the bits
+// with `bit` set.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    count_below(const T* x, int N, int d, const State<T>* state, int bit,
+                unsigned long long* counts) {
+  __shared__ T rows[kChunk][kSide + 1], columns[kChunk][kSide + 1];
+  const int blocks = (N + kSide - 1) / kSide, batch = blockIdx.x / blocks,
+            block = blockIdx.x % blocks;
+  const int ti = threadIdx.x / kSide, tj = threadIdx.x % kSide, i = block * kSide + ti;
+  const T* own = x + std::int64_t(batch) * N * d;
+  const T threshold = Bits<T>::value(state[batch].bits | typename Bits<T>::type(1) << bit);
+  double below = 0;
+  for (int first = block * kSide; first < N; first += kSide) {
+    T s = 0;
+    for (int k0 = 0; k0 < d; k0 += kChunk) {
+      const int k = k0 + tj;
+      __syncthreads();  // fault: barrier
+      rows[tj][ti] = k < d ? own[std::int64_t(min(i, N - 1)) * d + k] : T(0);
+      columns[tj][ti] = k < d ? own[std::int64_t(min(first + ti, N - 1)) * d + k] : T(0);
+      __syncthreads();
+      T part = 0;
+#pragma unroll
+      for (int c = 0; c < kChunk; ++c) {
+        const T diff = rows[c][ti] - columns[c][tj];
+        part += diff * diff;
+      }
+      s += part;
+    }
+    const int j = first + tj;
+    below += i < j && j < N && s < threshold;
+  }
+  below = block_sum<kThreads>(below);  // whole numbers below 2^53: exact
+  if (threadIdx.x == 0) counts[blockIdx.x] = (unsigned long long)below;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    settle(const unsigned long long* counts, int blocks, unsigned long long rank, int bit,
+           State<T>* state, T* median) {
+  double below = 0;
+  for (int i = threadIdx.x; i < blocks; i += kThreads)
+    below += double(counts[std::int64_t(blockIdx.x) * blocks + i]);
+  below = block_sum<kThreads>(below);
+  if (threadIdx.x > 0) return;
+  State<T>& s = state[blockIdx.x];
+  // At most `rank` pairs below the threshold: the pair of that rank is not one of them.
+  if ((unsigned long long)below <= rank) s.bits |= typename Bits<T>::type(1) << bit;
+  if (bit == 0)
+    median[blockIdx.x] =
+        s.bad ? Bits<T>::value(~typename Bits<T>::type(0) >> 1) : sqrt(Bits<T>::value(s.bits));
+}
+
+template <class T>
+void run(const MedianCuda<T>& a) {
+  const int blocks = int((a.N + kSide - 1) / kSide);
+  const cudaStream_t stream = static_cast<cudaStream_t>(a.stream);
+  auto* counts = static_cast<unsigned long long*>(a.workspace);
+  auto* state = reinterpret_cast<State<T>*>(counts + a.batch * blocks);
+  const unsigned long long rank = (a.N * (a.N - 1) / 2 - 1) / 2;
+  launch(start<T>, dim3(unsigned(a.batch)), kThreads, stream, a.x, a.N * a.d, state);
+  for (int bit = Bits<T>::steps - 1; bit >= 0; --bit) {
+    launch(count_below<T>, dim3(unsigned(a.batch * blocks)), kThreads, stream, a.x, int(a.N),
+           int(a.d), state, bit, counts);
+    launch(settle<T>, dim3(unsigned(a.batch)), kThreads, stream, counts, blocks, rank, bit, state,
+           a.median);
+  }
+}
+
+template <class T>
+std::int64_t workspace(const MedianCuda<T>& a) {
+  return a.batch * ((a.N + kSide - 1) / kSide) * 8 + a.batch * std::int64_t(sizeof(State<T>));
+}
+
+}  // namespace
+
+std::int64_t median_cuda_workspace(const MedianCuda<float>& a) { return workspace(a); }
+std::int64_t median_cuda_workspace(const MedianCuda<double>& a) { return workspace(a); }
+void median_cuda(const MedianCuda<float>& a) { run(a); }
+void median_cuda(const MedianCuda<double>& a) { run(a); }
+
+}  // namespace vimae
