@@ -338,7 +338,7 @@ def native_records(architecture: int = 90) -> list[dict[str, Any]]:
             for symbol, code in sass.read(cubin).items():
                 warps = threads.get(symbol, 1024) // 32
                 held, limit = occupancy(code, architecture, warps)
-                hot = [dict(mix(loop.own)) for loop in innermost(code.loops)]
+                hot = [mix(loop.own) for loop in flattened(code.loops)]
                 out.append(
                     {
                         "arch": architecture,
@@ -349,7 +349,7 @@ def native_records(architecture: int = 90) -> list[dict[str, Any]]:
                         "shared": code.shared,
                         "occupancy": held,
                         "limit": limit,
-                        "loops": [work for work in hot if work.get("multiply-adds", 0) >= 8],
+                        "loops": [work for work in hot if work["multiply-adds"] >= 8],
                     }
                 )
     names = "\n".join(r["name"] for r in out)
@@ -368,8 +368,8 @@ def short(symbol: str) -> str:
     return name.split(">(")[0] + ">" if ">(" in name else name.split("(")[0]
 
 
-def innermost(loops: list[sass.Loop]) -> list[sass.Loop]:
-    return [x for loop in loops for x in (innermost(loop.inner) if loop.inner else [loop])]
+def flattened(loops: list[sass.Loop]) -> list[sass.Loop]:
+    return [x for loop in loops for x in (loop, *flattened(loop.inner))]
 
 
 def fits(record: Mapping[str, Any]) -> bool:
@@ -449,18 +449,21 @@ def family_table(records: list[dict[str, Any]]) -> list[str]:
 def native_table(records: list[dict[str, Any]]) -> list[str]:
     lines = [
         "| kernel | registers | spills | stack | shared | warps per SM (limited by) "
-        "| inner loops: instructions per FMA (per MUFU) |",
+        "| loops: instructions per FMA (per MUFU) |",
         "|---" * 7 + "|",
     ]
     for r in records:
-        loops = []
+        loops: Counter[str] = Counter()
         for work in r["loops"]:
             text = f"{work['issue'] / work['multiply-adds']:.2f}"
-            if work.get("mufu"):
+            if work["mufu"]:
                 text += f" ({work['issue'] / work['mufu']:.1f})"
-            loops.append(text)
+            loops[text] += 1
         cells = [f"`{r['name']}`", r["registers"], r["spills"], r["stack"], r["shared"]]
-        cells += [f"{r['occupancy']} ({r['limit']})", ", ".join(loops)]
+        cells += [
+            f"{r['occupancy']} ({r['limit']})",
+            ", ".join(f"{n} x {text}" if n > 1 else text for text, n in loops.items()),
+        ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
 
@@ -518,7 +521,11 @@ def report(records: list[dict[str, Any]], native: list[dict[str, Any]], versions
         "",
     ]
     if native:
-        lines += native_table(native)
+        lines += [
+            "Of every loop with at least eight multiply-adds of its own. With one scale and float32, a MUFU is a pair.",
+            "",
+            *native_table(native),
+        ]
     else:
         lines += ["The built module has no CUDA code: there is nothing to read."]
     return "\n".join(lines) + "\n"
