@@ -52,6 +52,31 @@ def test_without_the_native_core(monkeypatch, capsys):
     assert "no C++ compiler was found" in out and "n x m" in out
 
 
+@pytest.mark.parametrize(
+    ("architectures", "available", "capability", "reason"),
+    [
+        ("", True, (9, 0), "the native core was built without nvcc"),
+        ("75-real;120", False, (9, 0), "torch sees no CUDA device or driver"),
+        ("75-real;120", True, (7, 0), "the native core was built for 75-real;120; this device has 70"),
+        ("75-real;120", True, (7, 5), None),
+        ("75-real;120", True, (13, 0), None),
+    ],
+)
+def test_cuda_tensors_and_the_native_core(monkeypatch, architectures, available, capability, reason):
+    native = _backend._native
+    monkeypatch.setattr(native, "_C", object())
+    monkeypatch.setattr(native, "build_report", lambda: {"cuda_architectures": architectures})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(_backend, "_reasons", {})
+    if reason is None:
+        assert _backend.resolve("native", torch.device("cuda")) == "native"
+        return
+    assert native.unavailable("cuda").startswith(reason)
+    with pytest.raises(RuntimeError, match="'native' cannot run on cuda tensors here: .*" + reason[:30]):
+        _backend.resolve("native", torch.device("cuda"))
+
+
 def test_info_names_everything():
     out = subprocess.run(
         [sys.executable, "-m", "vimae_kernels"], capture_output=True, text=True, check=True
