@@ -52,6 +52,13 @@ struct Thread {
   std::uint64_t bits = 0;
 };
 
+// A barrier that was met. The strings are literals: comparing their addresses is enough.
+struct Site {
+  const char* file;
+  int line;
+  bool faulty;
+};
+
 struct Block {
   std::vector<Thread> threads;
   Context scheduler;
@@ -63,7 +70,7 @@ struct Block {
   Order order = Order::forward;
   std::mt19937 random;
   Place fault{"", 0};
-  std::vector<Place> barriers;
+  std::vector<Site> sites;
 };
 Block block;
 
@@ -135,8 +142,11 @@ const char* base(const char* file) {
   return slash ? slash + 1 : file;
 }
 
-bool is_at(const Place& place, const char* file, int line) {
-  return place.line == line && place.file == base(file);
+Site& site(const char* file, int line) {
+  for (Site& s : block.sites)
+    if (s.line == line && s.file == file) return s;
+  block.sites.push_back({file, line, fault(file, line)});
+  return block.sites.back();
 }
 
 std::string place(const char* file, int line) { return base(file) + (":" + std::to_string(line)); }
@@ -219,9 +229,8 @@ bool release_block() {
   }
   for (int t = 1; t < block.count; ++t) {
     const Thread& thread = block.threads[t];
-    if (thread.state != first.state ||
-        (thread.state == State::at_barrier &&
-         (thread.line != first.line || std::strcmp(thread.file, first.file))))
+    if (thread.state != first.state || (thread.state == State::at_barrier &&
+                                        (thread.line != first.line || thread.file != first.file)))
       throw Error("divergent barrier: " + describe(0) + ", " + describe(t));
   }
   if (first.state == State::done) return false;
@@ -260,7 +269,10 @@ void set_order(Order order, unsigned seed) {
   block.random.seed(seed);
 }
 
-void set_fault(const Place& place) { block.fault = place; }
+void set_fault(const Place& place) {
+  block.fault = place;
+  block.sites.clear();
+}
 
 bool set_fault(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
@@ -273,9 +285,15 @@ bool set_fault(int argc, char** argv) {
   return false;
 }
 
-bool fault(const char* file, int line) { return is_at(block.fault, file, line); }
+bool fault(const char* file, int line) {
+  return line == block.fault.line && block.fault.file == base(file);
+}
 
-std::vector<Place> barriers() { return block.barriers; }
+std::vector<Place> barriers() {
+  std::vector<Place> places;
+  for (const Site& s : block.sites) places.push_back({base(s.file), s.line});
+  return places;
+}
 
 void run(dim3 grid, int threads, const std::function<void()>& thread) {
   if (threads < kWarp || threads > kMaxThreads || threads % kWarp)
@@ -308,14 +326,7 @@ void run(dim3 grid, int threads, const std::function<void()>& thread) {
 }
 
 void barrier(const char* file, int line) {
-  const auto here = [&](const Place& p) {
-    return p.line == line && place(file, line) == place(p.file.c_str(), line);
-  };
-  if (std::none_of(block.barriers.begin(), block.barriers.end(), here)) {
-    const char* slash = std::strrchr(file, '/');
-    block.barriers.push_back({slash ? slash + 1 : file, line});
-  }
-  if (fault(file, line)) return;
+  if (site(file, line).faulty) return;
   Thread& thread = block.threads[block.current];
   thread.state = State::at_barrier;
   thread.file = file;
