@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -15,6 +16,7 @@ using namespace vimae;
 namespace {
 
 int failures = 0;
+bool stop_at_first = false;
 
 template <class T>
 void check(std::int64_t batch, std::int64_t N, std::int64_t d, double scale, bool with_nan) {
@@ -47,6 +49,7 @@ void check(std::int64_t batch, std::int64_t N, std::int64_t d, double scale, boo
       std::printf("FAILED (%d, %d, %d): %.17g for %.17g\n", int(batch), int(N), int(d),
                   double(median[b]), want);
       ++failures;
+      if (stop_at_first) std::exit(1);
     }
   }
 }
@@ -63,7 +66,7 @@ void check_all() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  cuda_shim::set_fault(argc, argv);
+  stop_at_first = cuda_shim::set_fault(argc, argv);
   using cuda_shim::Order;
   try {
     for (Order order : {Order::forward, Order::reverse, Order::shuffled}) {

@@ -6,7 +6,9 @@
 # must find something. There are two markers, both at the end of a line:
 #   __syncthreads();  // fault: barrier           the barrier is left out
 #   i = a + b;  // fault: a + b + 1               the right side of the = (or +=) is the expression of the comment
-# The first is switched off while the unchanged source runs; the others are in a copy of the source.
+# The first is switched off while the unchanged source runs; the others are switched on in a copy of the source,
+# built once. A statement with the second marker stands on one line, declares one variable at most, and has no
+# parenthesis before its =.
 
 include(CheckCXXSourceCompiles)
 include(CMakePushCheckState)
