@@ -100,6 +100,20 @@ z = torch.randn(10, 3)
         ),
         (lambda: vk.IMQ([]), ValueError, "IMQ: c is an empty sequence"),
         (lambda: vk.IMQ("2d"), TypeError, "IMQ: c is '2d'; it must be a positive number"),
+        (
+            lambda: vk.IMQ(torch.tensor([1.0, -2.0])),
+            ValueError,
+            "IMQ: c is -2.0; it must be positive",
+        ),
+        (lambda: vk.IMQ(b"ab"), TypeError, "IMQ: c is b'ab'; it must be a positive number"),
+        (lambda: vk.IMQ(10**400), ValueError, "it must be positive and finite"),
+        (
+            lambda: vk.RBF(1e160),
+            ValueError,
+            "RBF: bandwidth is 1e+160; it must be positive and finite",
+        ),
+        (lambda: vk.RBF(1e-170), ValueError, "RBF: bandwidth is 1e-170; it must be positive"),
+        (lambda: vk.mmd(torch.nested.nested_tensor([z, z]), z), TypeError, "z has layout nested"),
         (lambda: vk.RBF(0.0), ValueError, "RBF: bandwidth is 0.0; it must be positive"),
         (
             lambda: vk.RBF("mean"),
@@ -123,6 +137,14 @@ z = torch.randn(10, 3)
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+def test_nothing_is_drawn_before_the_arguments_are_checked():
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    with pytest.raises(ValueError, match="backend"):
+        vk.mmd(z, "normal", generator=generator, backend="bogus")
+    assert torch.equal(generator.get_state(), before)
 
 
 def test_a_backend_that_cannot_run_says_why():

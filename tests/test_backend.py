@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def test_choice_of_backend():
 def test_the_block_ends_with_an_error():
     with pytest.raises(ZeroDivisionError), vk.use_backend("reference"):
         1 / 0  # noqa: B018
-    assert not _backend._chosen
+    assert _backend._choice.backend is None
 
 
 def test_without_the_native_core(monkeypatch, capsys):
@@ -113,3 +114,22 @@ def test_kernels_are_values():
     assert vk.RBF.mmd_vae(6).scales(6) == pytest.approx((36.0,))
     with pytest.raises(AttributeError):
         vk.IMQ(2).c = 3
+
+
+def test_a_choice_is_of_its_thread():
+    seen = []
+    with vk.use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(_backend._choice.backend))
+        thread.start()
+        thread.join()
+    assert seen == [None]
+
+
+def test_compiled_code_follows_the_choice():
+    torch._dynamo.reset()
+    z, p = torch.randn(5, 2), torch.randn(4, 2)
+    compiled = torch.compile(lambda z: vk.mmd(z, p), fullgraph=True, backend="eager")
+    compiled(z)
+    with vk.use_backend("triton"), pytest.raises(Exception, match="cannot run on cpu tensors"):
+        compiled(z)
+    compiled(z)

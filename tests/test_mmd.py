@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 
@@ -280,6 +281,60 @@ def test_func_grad_inside_compile_is_right_or_an_error():
     torch._dynamo.reset()
     with pytest.raises(torch._dynamo.exc.Unsupported, match="vimae_kernels.mmd"):
         torch.compile(gradient, fullgraph=True)(z)
+
+
+def test_the_value_has_the_same_bits_with_and_without_a_gradient():
+    z, p = torch.randn(333, 5), torch.randn(200, 5)
+    with_gradients = vk.mmd(z.clone().requires_grad_(), p.clone().requires_grad_()).detach()
+    assert torch.equal(vk.mmd(z, p), vk.mmd(z.clone().requires_grad_(), p).detach())
+    assert torch.equal(vk.mmd(z, p), with_gradients)
+
+
+def test_whatever_watches_or_wraps_sees_the_operation():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    z, p = torch.randn(20, 3), torch.randn(15, 3)
+    want = vk.mmd(z, p)
+    traced = make_fx(lambda z: vk.mmd(z, p))(z + 1)
+    assert torch.equal(traced(z), want)
+    jitted = torch.jit.trace(lambda z: vk.mmd(z, p) * 1.0, (z + 1,))
+    assert torch.equal(jitted(z), want)
+    assert torch.equal(vk.mmd(torch._neg_view(z), p), vk.mmd(-z, p))
+    assert torch.equal(vk.mmd(torch._efficientzerotensor((20, 3)), p), vk.mmd(0 * z, p))
+    assert torch.equal(vk.mmd(torch.nn.Parameter(z), p), want)
+
+
+def test_a_forward_mode_tangent_is_refused():
+    z, p = torch.randn(6, 2), torch.randn(5, 2)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
+        vk.mmd(torch.autograd.forward_ad.make_dual(z, z), p)
+    with pytest.raises(RuntimeError, match="forward-mode"):
+        torch.func.jacfwd(lambda z: vk.mmd(z, p))(z)
+
+
+@pytest.mark.parametrize(
+    "setting", ["OMP_THREAD_LIMIT=1", "OMP_THREAD_LIMIT=3", "OMP_DYNAMIC=true"]
+)
+def test_fewer_threads_than_asked_for(setting):
+    code = """
+import torch, vimae_kernels as vk
+torch.manual_seed(0)
+torch.set_num_threads(8)
+z, p = torch.randn(900, 8), torch.randn(700, 8) + 0.1
+batch = vk.mmd(z.expand(9, 900, 8), p)
+values = [vk.mmd(z, p), batch[0], batch[8], vk.mmd(z, p, vk.RBF("median"))]
+print(*(value.item() for value in values))
+"""
+    name, value = setting.split("=")
+    run = [sys.executable, "-c", code]
+    out = subprocess.run(
+        run, env={**os.environ, name: value}, capture_output=True, text=True, check=True
+    )
+    torch.manual_seed(0)
+    z, p = torch.randn(900, 8), torch.randn(700, 8) + 0.1
+    want = [float(vk.mmd(z.double(), p.double(), k)) for k in ("imq", vk.RBF("median"))]
+    got = [float(word) for word in out.stdout.split()]
+    assert got == pytest.approx([want[0], want[0], want[0], want[1]], abs=3e-7)
 
 
 def test_operations_pass_opcheck():

@@ -35,9 +35,17 @@ def test_logistic_gradients():
     scale = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
     x = torch.tensor([-30.0, -1.0, 0.3, 2.0], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda a, b: vk.Logistic(a, b).log_prob(x + 0.01), (loc, scale))
+    assert torch.autograd.gradgradcheck(lambda a, b: vk.Logistic(a, b).log_prob(x), (loc, scale))
     sample = vk.Logistic(loc, scale).rsample((1000,))
     g = torch.autograd.grad(sample.sum(), (loc, scale))
     assert g[0] == 1000 and torch.allclose(g[1], ((sample - loc) / scale).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_logistic_in_half_types_has_its_variance(dtype):
+    unit = torch.tensor(math.sqrt(3) / math.pi, dtype=dtype)
+    samples = vk.Logistic(torch.zeros_like(unit), unit).sample((200_000,)).float()
+    assert abs(samples.mean()) < 0.02 and abs(samples.var() - 1) < 0.03
 
 
 def test_logistic_is_a_distribution():

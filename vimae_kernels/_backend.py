@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -17,7 +18,16 @@ __all__ = ["Backend", "resolve", "unavailable", "use_backend"]
 Backend = Literal["triton", "native", "reference"]
 BACKENDS: tuple[Backend, ...] = ("triton", "native", "reference")
 
-_chosen: list[Backend] = []
+
+class _Choice(threading.local):
+    """What use_backend chose in the running thread."""
+
+    backend: Backend | None = None
+
+
+_choice = _Choice()
+# The same for compiled code, in any thread: torch.compile looks again at a global, not at a thread's own.
+_choice_under_compile: Backend | None = None
 
 
 @contextmanager
@@ -29,17 +39,19 @@ def use_backend(backend: Backend) -> Iterator[None]:
             is called, with the reason.
     """
     _check_name(backend)
-    _chosen.append(backend)
+    global _choice_under_compile
+    before = _choice.backend, _choice_under_compile
+    _choice.backend = _choice_under_compile = backend
     try:
         yield
     finally:
-        _chosen.pop()
+        _choice.backend, _choice_under_compile = before
 
 
 def resolve(backend: Backend | None, device: torch.device) -> Backend:
     """The backend for tensors on `device`. An explicit choice that cannot run raises; only None falls back."""
-    if backend is None and _chosen:
-        backend = _chosen[-1]
+    if backend is None:
+        backend = _choice_under_compile if torch.compiler.is_compiling() else _choice.backend
     if backend is None:
         return _default(device.type)
     _check_name(backend)

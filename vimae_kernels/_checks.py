@@ -15,8 +15,10 @@ def samples(name: str, x: object, at_least: int = 1, why: str = "") -> None:
     if x.dtype not in FLOATS:
         names = ", ".join(str(f).removeprefix("torch.") for f in FLOATS)
         raise TypeError(f"{name} has dtype {x.dtype}; it must be one of {names}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name} has layout {x.layout}; it must be a dense tensor")
+    if x.layout != torch.strided or x.is_nested:
+        raise TypeError(
+            f"{name} has layout {'nested' if x.is_nested else x.layout}; it must be dense"
+        )
     if x.ndim < 2:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (..., n, d)")
     if x.shape[-1] < 1:
@@ -46,8 +48,15 @@ def same_space(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
             )
 
 
-def generator(value: object) -> None:
-    if value is not None and not isinstance(value, torch.Generator):
+def generator(value: object, device: torch.device) -> None:
+    """`value` must be None or a generator for tensors on `device`."""
+    if value is None:
+        return
+    if not isinstance(value, torch.Generator):
         raise TypeError(
             f"generator is of type {type(value).__name__}; it must be a torch.Generator or None"
+        )
+    if value.device.type != device.type:
+        raise ValueError(
+            f"generator is on {value.device}; it must be on {device}, as the samples are"
         )

@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import torch
+
 __all__ = ["IMQ", "RBF", "Kernel"]
 
 
 def _positive(owner: str, name: str, value: object) -> float | tuple[float, ...]:
     """`value` as one positive float or a tuple of them; anything else is refused by name."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         if not value:
             raise ValueError(
                 f"{owner}: {name} is an empty sequence; give at least one positive number"
@@ -26,8 +31,12 @@ def _positive_number(owner: str, name: str, value: object) -> float:
         raise TypeError(
             f"{owner}: {name} is {value!r}; it must be a positive number or a sequence of them"
         )
-    number = float(value)
-    if not (number > 0 and math.isfinite(number)):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    # A bandwidth is squared: neither it nor its square may leave the range of a float64.
+    if not (number > 0 and 0 < 2 * number * number < math.inf):
         raise ValueError(f"{owner}: {name} is {value!r}; it must be positive and finite")
     return number
 
@@ -77,7 +86,7 @@ class RBF:
         bandwidth: in units of distance; `None` means sqrt(d). A sequence gives the sum of the kernels.
             `"median"` is the median heuristic: the median distance between two different points of the
             pooled samples (the lower of the two middle ones if their number is even), a constant for
-            the gradient.
+            the gradient. Where at least half of the pairs coincide it is 0, and the MMD NaN.
 
     Source: Gretton et al., A Kernel Two-Sample Test (2012), sec. 8 for the median heuristic.
     """

@@ -63,18 +63,20 @@ class Logistic(Distribution):
     def rsample(self, sample_shape: Any = (), generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised samples, from `generator` when given."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device, generator=generator)
-        # rand is in [0, 1): keep both ends of the open interval finite.
-        info = torch.finfo(u.dtype)
-        u = u.clamp(info.tiny, 1 - info.eps / 2)
-        return self.loc + self.scale * (u.log() - (-u).log1p())
+        # Half types have too few values in (0, 1) for the tails: their logits are drawn in float32.
+        dtype = torch.float64 if self.loc.dtype == torch.float64 else torch.float32
+        u = torch.rand(shape, dtype=dtype, device=self.loc.device, generator=generator)
+        # rand is in [0, 1), on a grid: half a step from 0 instead of 0, and never 1.
+        eps = torch.finfo(dtype).eps
+        u = u.clamp(eps / 4, 1 - eps / 2)
+        return self.loc + self.scale * (u.log() - (-u).log1p()).to(self.loc.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        z = ((value - self.loc) / self.scale).abs()
-        # Even in z, so |z| keeps the exponential below one.
-        return -z - 2 * (-z).exp().log1p() - self.scale.log()
+        z = (value - self.loc) / self.scale
+        logsigmoid = torch.nn.functional.logsigmoid
+        return logsigmoid(z) + logsigmoid(-z) - self.scale.log()
 
     def cdf(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -127,7 +129,7 @@ def _sample_distribution(prior: Distribution, z: Tensor) -> Tensor:
         samples = draw(z.shape if not event else z.shape[:-1])
     else:
         try:
-            wide = prior.expand(per_draw)
+            wide = prior if prior.batch_shape == per_draw else prior.expand(per_draw)
         except RuntimeError as error:
             raise ValueError(
                 f"prior has batch_shape {tuple(prior.batch_shape)}, which does not broadcast to "

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <new>
 
 #include "common/simd.h"
 
@@ -97,6 +98,15 @@ VIMAE_INLINE void each_tile(std::int64_t rows, std::int64_t columns, bool diagon
       }
     }
 }
+
+// Uninitialised memory on a cache line.
+struct Block {
+  char* start;
+  explicit Block(std::size_t size)
+      : start(static_cast<char*>(::operator new(size, std::align_val_t(64)))) {}
+  ~Block() { ::operator delete(start, std::align_val_t(64)); }
+  Block(const Block&) = delete;
+};
 
 // Memory by the piece, out of one block whose size was measured by handing out the same pieces of
 // nothing.

@@ -7,8 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <new>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -113,25 +111,25 @@ void run(const Median<T>& a) {
   const int team = by_problem ? 1 : threads, teams = by_problem ? threads : 1;
   Arena measure{nullptr};
   Problem<T>(a, team, measure);
-  char* block = static_cast<char*>(std::aligned_alloc(64, teams * measure.used));
-  if (!block) throw std::bad_alloc();
+  const Block memory(teams * measure.used);
+  char* const block = memory.start;
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads) if (threads > 1)
 #endif
   {
-    int rank = 0;
+    // OpenMP may give fewer threads than were asked for: the work is cut for those that came.
+    int rank = 0, came = 1;
 #ifdef _OPENMP
-    rank = omp_get_thread_num();
+    rank = omp_get_thread_num(), came = omp_get_num_threads();
 #endif
     Arena arena{block + (by_problem ? rank * measure.used : 0)};
-    Problem<T> problem(a, team, arena);
+    Problem<T> problem(a, by_problem ? 1 : came, arena);
     if (by_problem)
-      for (std::int64_t b = a.batch * rank / threads; b < a.batch * (rank + 1) / threads; ++b)
+      for (std::int64_t b = a.batch * rank / came; b < a.batch * (rank + 1) / came; ++b)
         problem.solve(b, {0, 1});
     else
-      for (std::int64_t b = 0; b < a.batch; ++b) problem.solve(b, {rank, team});
+      for (std::int64_t b = 0; b < a.batch; ++b) problem.solve(b, {rank, came});
   }
-  std::free(block);
 }
 
 }  // namespace

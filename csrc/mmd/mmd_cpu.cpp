@@ -9,8 +9,6 @@
 #include "mmd/mmd.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <new>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -333,12 +331,13 @@ struct Problem {
   }
 
   // Sum of k over all pairs of x and y: in each round every thread has one group of both to itself.
-  // The side whose gradient is wanted lies along the columns.
+  // x lies along the columns, unless y alone wants its gradient; so the value has the same bits
+  // with and without that of x.
   double cross(const Tiles<T, F, Hessian>& tiles, Team team) const {
     const Want want = x.gradient && y.gradient   ? Want::both
                       : x.gradient || y.gradient ? Want::columns
                                                  : Want::value;
-    const bool swap = want == Want::columns && x.gradient;
+    const bool swap = want != Want::columns || x.gradient;
     const Points<T>&r = swap ? y : x, &c = swap ? x : y;
     const Group rows = group(r.panels, team.rank, team.size);
     double pairs = 0;
@@ -377,21 +376,21 @@ void run(const MMD<T>& a) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
 #endif
   {
-    int rank = 0;
+    // OpenMP may give fewer threads than were asked for: the work is cut for those that came.
+    int rank = 0, came = 1;
 #ifdef _OPENMP
-    rank = omp_get_thread_num();
+    rank = omp_get_thread_num(), came = omp_get_num_threads();
 #endif
     Arena shared{block + (by_problem ? rank * per_team : 0)};
     Arena own{block + teams * per_team + rank * per_thread};
-    Problem<T, F, Hessian> problem(a, team, shared);
+    Problem<T, F, Hessian> problem(a, by_problem ? 1 : came, shared);
     const Scratch<T> scratch = Problem<T, F, Hessian>::scratch(a, own);
     if (by_problem)
-      for (std::int64_t b = a.batch * rank / threads; b < a.batch * (rank + 1) / threads; ++b)
+      for (std::int64_t b = a.batch * rank / came; b < a.batch * (rank + 1) / came; ++b)
         problem.solve(b, scratch, {0, 1});
     else
-      for (std::int64_t b = 0; b < a.batch; ++b) problem.solve(b, scratch, {rank, team});
+      for (std::int64_t b = 0; b < a.batch; ++b) problem.solve(b, scratch, {rank, came});
   }
-  std::free(block);
 }
 
 template <class T>

@@ -69,7 +69,8 @@ def mmd(
     at_least, why = (2, " for the unbiased estimator") if unbiased else (1, "")
     k = resolve_kernel(kernel)
     _checks.samples("z", z, at_least, why)
-    _checks.generator(generator)
+    _checks.generator(generator, z.device)
+    chosen = resolve(backend, z.device)
     if not isinstance(prior, Tensor):
         if not isinstance(prior, Distribution | str):
             raise TypeError(
@@ -79,7 +80,6 @@ def mmd(
         prior = sample_prior(prior, z, generator)
     _checks.samples("prior", prior, at_least, why)
     _checks.same_space("z", z, "prior", prior)
-    chosen = resolve(backend, z.device)
 
     x, y = z, prior
     if x.dtype != y.dtype:
@@ -105,6 +105,8 @@ def mmd(
     if chosen == "reference":
         accumulator = _accumulator(x)
         return reference.mmd(x.to(accumulator), y.to(accumulator), k.family, scales, unbiased)
+    if torch.autograd.forward_ad._current_level >= 0:
+        _refuse_tangents(x, y)
     if torch._C._are_functorch_transforms_active():
         if torch.compiler.is_compiling():
             # torch.compile drops the gradient of custom operations inside torch.func.grad without a word.
@@ -116,6 +118,15 @@ def mmd(
         return _MMD.apply(x, y, k.family, scales, unbiased, chosen)  # type: ignore[no-any-return]
     run = _mmd_impl if _plain(x, y) else _mmd
     return run(x, y, k.family, scales, unbiased, chosen)  # type: ignore[no-any-return]
+
+
+def _refuse_tangents(*tensors: Tensor) -> None:
+    """Operations of ours would drop a forward-mode tangent without a word."""
+    if any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise RuntimeError(
+            "vimae_kernels.mmd has no forward-mode derivative: use reverse mode (backward, "
+            "torch.func.grad, jacrev), or backend='reference'"
+        )
 
 
 def _accumulator(x: Tensor) -> torch.dtype:
@@ -137,8 +148,15 @@ def _impl(backend: str) -> ModuleType:
 
 
 def _plain(x: Tensor, y: Tensor) -> bool:
-    """Nothing to trace, fake or wrap: then the dispatcher would only cost its 4 microseconds."""
-    return type(x) is Tensor and type(y) is Tensor and not torch.compiler.is_compiling()
+    """Nothing traces, wraps or watches: then the dispatcher would only cost its 4 microseconds."""
+    return (
+        type(x) is Tensor
+        and type(y) is Tensor
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and not (x.is_neg() or y.is_neg() or x._is_zerotensor() or y._is_zerotensor())
+    )
 
 
 def _lead(x: Tensor, dim: int | None, size: int) -> Tensor:
