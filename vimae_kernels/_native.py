@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,85 +57,32 @@ def simd_levels() -> dict[str, Any]:
     return {"runnable": _C.runnable_levels(), "used": _C.level_name()}
 
 
-def mmd(
-    x: Tensor,
-    y: Tensor,
-    v: tuple[Tensor, Tensor] | None,
-    family: str,
-    scales: Sequence[float],
-    unbiased: bool,
-    value: Tensor | None,
-    dx: Tensor | None,
-    dy: Tensor | None,
-) -> None:
-    """Squared MMD into `value` and its gradients into `dx`, `dy`; with `v`, the Hessian-vector product.
+def call(kernel: str, x: Tensor, *arguments: Any, workspace: tuple[int, ...] = ()) -> None:
+    """Run `kernel` of the core on the device and in the dtype of x, float32 or float64.
 
-    All are on one device, of one dtype, and contiguous; x and y, (B, n, d) and (B, m, d), may instead
-    have any batch stride.
+    Args:
+        kernel: its name in csrc/bindings.cpp, without device and dtype.
+        x: any of its tensors.
+        arguments: what it takes, in order; tensors, contiguous as it expects them, become addresses, None 0.
+        workspace: on a GPU, the arguments that tell how much workspace it needs.
     """
-    n, d = x.shape[-2:]
-    m = y.shape[-2]
-    batch = math.prod(x.shape[:-2])
-    arguments = (
-        x.data_ptr(),
-        y.data_ptr(),
-        x.stride(0) if x.ndim == 3 else n * d,
-        y.stride(0) if y.ndim == 3 else m * d,
-        v[0].data_ptr() if v else 0,
-        v[1].data_ptr() if v else 0,
-        batch,
-        n,
-        m,
-        d,
-        family == "rbf",
-        scales,
-        unbiased,
-        0 if value is None else value.data_ptr(),
-        0 if dx is None else dx.data_ptr(),
-        0 if dy is None else dy.data_ptr(),
-    )
-    wide = x.dtype == torch.float64
+    dtype = "float64" if x.dtype == torch.float64 else "float32"
+    addresses = [
+        a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments
+    ]
     if not x.is_cuda:
-        (_C.mmd_cpu_float64 if wide else _C.mmd_cpu_float32)(*arguments, torch.get_num_threads())
+        getattr(_C, f"{kernel}_cpu_{dtype}")(*addresses, torch.get_num_threads())
         return
-    if len(scales) > _C.max_scales:
-        raise ValueError(
-            f"kernel has {len(scales)} scales; the native CUDA backend takes up to {_C.max_scales}"
-        )
-    if batch == 0:
-        return
-    size = _C.mmd_cuda_workspace_float64 if wide else _C.mmd_cuda_workspace_float32
-    with _on_device_of(x):
-        need = size(batch, n, m, d, dx is not None, dy is not None, v is not None)
-        workspace = x.new_empty(need, dtype=torch.uint8)
-        run = _C.mmd_cuda_float64 if wide else _C.mmd_cuda_float32
-        run(*arguments, workspace.data_ptr(), _stream(x))
+    # Launches go to the current device: it is made that of x, at no cost where it is already.
+    here = x.device.index == torch.cuda.current_device()
+    with contextlib.nullcontext() if here else torch.cuda.device_of(x):
+        size = getattr(_C, f"{kernel}_cuda_workspace_{dtype}")(*workspace)
+        scratch = x.new_empty(size, dtype=torch.uint8)
+        stream = torch.cuda.current_stream(x.device).cuda_stream
+        getattr(_C, f"{kernel}_cuda_{dtype}")(*addresses, scratch.data_ptr(), stream)
 
 
-def median(x: Tensor, out: Tensor) -> None:
-    """The median distance between the points of each x (..., N, d) into `out`; both contiguous."""
-    n, d = x.shape[-2:]
-    batch = math.prod(x.shape[:-2])
-    wide = x.dtype == torch.float64
-    arguments = x.data_ptr(), batch, n, d, out.data_ptr()
-    if not x.is_cuda:
-        (_C.median_cpu_float64 if wide else _C.median_cpu_float32)(*arguments, torch.get_num_threads())
-        return
-    if batch == 0:
-        return
-    size = _C.median_cuda_workspace_float64 if wide else _C.median_cuda_workspace_float32
-    with _on_device_of(x):
-        workspace = x.new_empty(size(batch, n), dtype=torch.uint8)
-        run = _C.median_cuda_float64 if wide else _C.median_cuda_float32
-        run(*arguments, workspace.data_ptr(), _stream(x))
-
-
-def _on_device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Launches go to the current device: make it that of x, at no cost where it is already."""
-    if x.device.index == torch.cuda.current_device():
-        return contextlib.nullcontext()
-    return torch.cuda.device_of(x)
-
-
-def _stream(x: Tensor) -> int:
-    return torch.cuda.current_stream(x.device).cuda_stream
+def cuda_limit(name: str) -> int:
+    """A compile-time limit of the CUDA kernels."""
+    limit: int = getattr(_C, name)
+    return limit

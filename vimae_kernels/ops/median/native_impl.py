@@ -7,5 +7,7 @@ from ... import _native
 
 def median_distance(x: Tensor) -> Tensor:
     median = x.new_empty(x.shape[:-2])
-    _native.median(x.contiguous(), median)
+    batch, (n, d) = median.numel(), x.shape[-2:]
+    if batch:
+        _native.call("median", x, x.contiguous(), batch, n, d, median, workspace=(batch, n))
     return median

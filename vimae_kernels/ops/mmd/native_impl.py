@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from ... import _native
 
 def mmd(x: Tensor, y: Tensor, family: str, scales: list[float], unbiased: bool) -> Tensor:
     value = x.new_empty(x.shape[:-2], dtype=_accumulator(x))
-    _native.mmd(_rows(x), _rows(y), None, family, scales, unbiased, value, None, None)
+    _run(x, y, None, None, family, scales, unbiased, value, None, None)
     return value
 
 
@@ -28,7 +30,7 @@ def mmd_grad(
     dx = x.new_empty(x.shape if need_x else 0, dtype=dtype)
     dy = y.new_empty(y.shape if need_y else 0, dtype=dtype)
     wanted = dx if need_x else None, dy if need_y else None
-    _native.mmd(_rows(x), _rows(y), None, family, scales, unbiased, value, *wanted)
+    _run(x, y, None, None, family, scales, unbiased, value, *wanted)
     return value, dx, dy
 
 
@@ -37,9 +39,39 @@ def mmd_hvp(
 ) -> tuple[Tensor, Tensor]:
     dtype = _accumulator(x)
     hx, hy = x.new_empty(x.shape, dtype=dtype), y.new_empty(y.shape, dtype=dtype)
-    v = vx.to(dtype).contiguous(), vy.to(dtype).contiguous()
-    _native.mmd(_rows(x), _rows(y), v, family, scales, unbiased, None, hx, hy)
+    vx, vy = vx.to(dtype).contiguous(), vy.to(dtype).contiguous()
+    _run(x, y, vx, vy, family, scales, unbiased, None, hx, hy)
     return hx, hy
+
+
+def _run(
+    x: Tensor,
+    y: Tensor,
+    vx: Tensor | None,
+    vy: Tensor | None,
+    family: str,
+    scales: list[float],
+    unbiased: bool,
+    value: Tensor | None,
+    dx: Tensor | None,
+    dy: Tensor | None,
+) -> None:
+    """Value into `value` and gradients into `dx`, `dy`; with `vx`, `vy` the Hessian-vector product."""
+    if x.is_cuda and len(scales) > _native.cuda_limit("max_scales"):
+        most = _native.cuda_limit("max_scales")
+        raise ValueError(f"kernel has {len(scales)} scales; CUDA C++ takes at most {most}")
+    x, y = _rows(x), _rows(y)
+    (n, d), m = x.shape[-2:], y.shape[-2]
+    batch = math.prod(x.shape[:-2])
+    if batch == 0:
+        return
+    strides = x.stride(0) if x.ndim == 3 else n * d, y.stride(0) if y.ndim == 3 else m * d
+    shape = batch, n, m, d
+    config = family == "rbf", scales, unbiased
+    needs = dx is not None, dy is not None, vx is not None
+    _native.call(
+        "mmd", x, x, y, *strides, vx, vy, *shape, *config, value, dx, dy, workspace=shape + needs
+    )
 
 
 def _accumulator(x: Tensor) -> torch.dtype:
