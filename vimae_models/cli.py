@@ -81,6 +81,7 @@ def _parser() -> ArgumentParser:
 
 
 def _train(options: Namespace) -> int:
+    import torch
     from rich.console import Console
 
     from . import data as datasets
@@ -92,13 +93,18 @@ def _train(options: Namespace) -> int:
         folder, config = _resumed(options)
     else:
         folder, config = None, _config(options)
+        runs.check_config(config)
     data = datasets.load(config["data"], config.get("data_dir"))
     if not 2 <= config["batch_size"] <= len(data.train):
         raise runs.RunError(
             f"--batch-size is {config['batch_size']}; it must be from 2 to the {len(data.train)} "
             f"training images of {data.name}"
         )
-    model = _seeded_model(config, data.shape)
+    torch.manual_seed(config["seed"])
+    model = runs.build_model(config, data.shape, folder)
+    if folder is not None:
+        # Lightning loads them again; this is to find out before any work.
+        runs.load_weights(model, runs.read_checkpoint(folder), folder)
     # What was left to the defaults is written down too.
     config["latent_dim"] = model.latent_dim
     config |= {key: getattr(model, key) for key in runs.HYPERPARAMETERS}
@@ -158,18 +164,6 @@ def _resumed(options: Namespace) -> tuple[Path, dict[str, Any]]:
             f"{folder} has all of its {done} epochs; --epochs N with N > {done} trains longer"
         )
     return folder, config
-
-
-def _seeded_model(config: dict[str, Any], shape: tuple[int, int, int]) -> Any:
-    import torch
-
-    from . import runs
-
-    torch.manual_seed(config["seed"])
-    try:
-        return runs.build_model(config, shape)
-    except (TypeError, ValueError) as error:
-        raise runs.RunError(str(error)) from error
 
 
 def _evaluate(options: Namespace) -> int:

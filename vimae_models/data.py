@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -120,8 +121,19 @@ def _idx_data(name: str, root: Path) -> ImageData:
     (images, labels), (test_images, test_labels) = (
         _idx_part(name, folders, *files) for files in _PARTS.values()
     )
+    path, test_path = (_find(name, folders, image_file) for image_file, _ in _PARTS.values())
     # The last sixth validates: 50k / 10k of the 60k.
     kept = len(labels) - len(labels) // 6
+    # The MMD takes two.
+    for file, n, least in ((path, len(labels), 12), (test_path, len(test_labels), 2)):
+        if n < least:
+            raise DataError(f"{name}: {file} has too few images, {n}; it must have {least} or more")
+    if images.shape[1:] != test_images.shape[1:]:
+        (height, width), (test_height, test_width) = images.shape[2:], test_images.shape[2:]
+        raise DataError(
+            f"{name}: the images of {test_path} are {test_height} x {test_width}, those of {path} "
+            f"{height} x {width}; they must be of one size"
+        )
     return ImageData(
         name,
         Split(images[:kept], labels[:kept]),
@@ -171,7 +183,7 @@ def _read_idx(name: str, path: Path, dims: int) -> Tensor:
     magic, *sizes = (int(word) for word in np.frombuffer(raw, ">u4", 1 + dims))
     if magic != 0x800 + dims:
         raise _damaged(name, path, f"its magic number is {magic}, not {0x800 + dims}")
-    if len(raw) - start != np.prod(sizes):
+    if len(raw) - start != math.prod(sizes):
         raise _damaged(
             name,
             path,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,49 @@ HYPERPARAMETERS = ("lam", "noise")
 Config = dict[str, Any]
 
 
+# torch takes seeds below 2^64, and the order of the batches adds to this one in every epoch.
+_LARGEST_SEED = 2**63 - 1
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _finite(value: Any) -> bool:
+    return _whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+_TEXT = ("a string", lambda value: isinstance(value, str))
+_COUNT = ("an integer >= 1", lambda value: _whole(value) and value >= 1)
+_POSITIVE = ("a finite number > 0", lambda value: _finite(value) and value > 0)
+_NOT_NEGATIVE = ("a finite number >= 0", lambda value: _finite(value) and value >= 0)
+_SEED = (
+    f"an integer from 0 to {_LARGEST_SEED}",
+    lambda value: _whole(value) and 0 <= value <= _LARGEST_SEED,
+)
+_REQUIRED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "model": _TEXT,
+    "data": _TEXT,
+    "network": _TEXT,
+    "width": _POSITIVE,
+    "epochs": _COUNT,
+    "batch_size": _COUNT,
+    "lr": _POSITIVE,
+    "seed": _SEED,
+}
+_OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "data_dir": _TEXT,
+    "latent_dim": _COUNT,
+    "lam": _NOT_NEGATIVE,
+    "noise": _NOT_NEGATIVE,
+}
+# What a checkpoint is read for, by this package and by Lightning.
+_IN_CHECKPOINT = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "run")
+_IN_CHECKPOINT_RUN = ("random_state", "batches", "sums", "steps", "history")
+
+
 class RunError(Exception):
-    """A run folder that cannot be used; the message is meant for the user."""
+    """A run that cannot be made or used; the message is meant for the user."""
 
 
 def create(output: Path | None, config: Config) -> Path:
@@ -58,8 +101,16 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, float) else value
 
 
+def check_config(config: Config, where: str = "") -> None:
+    """Raise `RunError`, starting with `where`, for a value of a wrong type or out of range."""
+    for key, (must_be, holds) in (_REQUIRED | _OPTIONAL).items():
+        value = config.get(key)
+        if not holds(value) and not (key in _OPTIONAL and value is None):
+            raise RunError(f"{where}{key} is {value!r}; it must be {must_be}")
+
+
 def read_config(run: Path) -> Config:
-    """The configuration of a run."""
+    """The configuration of a run, checked."""
     path = run / CONFIG
     if not path.is_file():
         raise RunError(f"{run} is not a run folder: it has no {CONFIG}")
@@ -67,8 +118,12 @@ def read_config(run: Path) -> Config:
         config = yaml.safe_load(path.read_text())
     except (UnicodeDecodeError, yaml.YAMLError):
         config = None
-    if not isinstance(config, dict) or "model" not in config:
+    if not isinstance(config, dict):
         raise RunError(f"{path} is not the configuration of a run")
+    missing = [key for key in _REQUIRED if key not in config]
+    if missing:
+        raise RunError(f"{path} is not the configuration of a run: it has no {', '.join(missing)}")
+    check_config(config, f"{path}: ")
     return config
 
 
@@ -78,23 +133,53 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"{run} has no {CHECKPOINT}: its training never got as far as saving one")
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    return checkpoint
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{path} is damaged: {why}") from error
+    _require(path, "it", checkpoint, _IN_CHECKPOINT)
+    _require(path, "its 'run'", checkpoint["run"], _IN_CHECKPOINT_RUN)
+    return checkpoint  # type: ignore[no-any-return]
 
 
-def build_model(config: Config, shape: tuple[int, int, int]) -> Autoencoder:
-    """The freshly initialised model of a configuration."""
+def _require(path: Path, what: str, found: Any, keys: tuple[str, ...]) -> None:
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise RunError(f"{path} is not the checkpoint of a run: {what} has no {', '.join(missing)}")
+
+
+def build_model(
+    config: Config, shape: tuple[int, int, int], run: Path | None = None
+) -> Autoencoder:
+    """The freshly initialised model of a configuration, which was read from `run` if that is given.
+
+    Raises:
+        RunError: there is no such model.
+    """
     given = {key: config[key] for key in HYPERPARAMETERS if config.get(key) is not None}
-    return build(
-        config["model"],
-        data_shape=shape,
-        latent_dim=config.get("latent_dim"),
-        network=config["network"],
-        width=config["width"],
-        **given,
-    )
+    try:
+        return build(
+            config["model"],
+            data_shape=shape,
+            latent_dim=config.get("latent_dim"),
+            network=config["network"],
+            width=config["width"],
+            **given,
+        )
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{run / CONFIG}: {error}" if run is not None else str(error)) from error
+
+
+def load_weights(model: Autoencoder, checkpoint: dict[str, Any], run: Path) -> None:
+    """Give `model` the weights of the checkpoint of `run`."""
+    try:
+        weights = checkpoint["state_dict"].items()
+        model.load_state_dict({name.removeprefix("model."): w for name, w in weights})
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{run / CHECKPOINT} does not hold the weights of the model that {run / CONFIG} "
+            "describes"
+        ) from error
 
 
 def load(
@@ -104,9 +189,8 @@ def load(
     config = read_config(run)
     checkpoint = read_checkpoint(run)
     data = datasets.load(config["data"], data_dir or config.get("data_dir"))
-    model = build_model(config, data.shape)
-    weights = checkpoint["state_dict"]
-    model.load_state_dict({name.removeprefix("model."): w for name, w in weights.items()})
+    model = build_model(config, data.shape, run)
+    load_weights(model, checkpoint, run)
     model.eval()
     return config, model, data, checkpoint["run"]["history"]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
+from torch import nn
+
 from .autoencoder import Autoencoder
 from .networks import LATENT_DIM, NETWORKS
 from .vimae import VIMAE
@@ -47,7 +50,7 @@ def build(
     Raises:
         TypeError: `data_shape` or `latent_dim` that are not integers.
         ValueError: an unknown name or hyperparameter (the known ones are listed), a number out of
-            range, a `data_shape` the network cannot take.
+            range, a `data_shape` the network cannot take, a network larger than the memory.
     """
     if name not in _SYSTEMS:
         raise ValueError(f"name is {name!r}; known systems are {names()}")
@@ -70,7 +73,19 @@ def build(
     if not 0 < width < float("inf"):
         raise ValueError(f"width is {width!r}; it must be positive and finite")
 
-    encoder, decoder = NETWORKS[network](shape, latent_dim, latent_dim, width)
+    sizes = (shape, latent_dim, latent_dim, width)
+    try:
+        # All of its memory at once, untouched: too much is refused before any of it is filled.
+        with torch.device("meta"):
+            parts = nn.ModuleList(NETWORKS[network](*sizes))
+        torch.empty(sum(weights.numel() for weights in parts.parameters()))
+        encoder, decoder = NETWORKS[network](*sizes)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        # What torch raises depends on how far beyond the memory, or beyond 64 bits, a size is.
+        raise ValueError(
+            f"network {network!r} of width {width} with latent_dim {latent_dim} cannot be "
+            "allocated: it is too large"
+        ) from error
     return system(
         encoder, decoder, data_shape=shape, latent_dim=latent_dim, **fixed, **hyperparameters
     )

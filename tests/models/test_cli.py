@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,12 @@ def test_ctrl_c_leaves_a_checkpoint_that_resume_takes():
         (["--data", "mnist", "--data-dir", "nowhere"], "nowhere"),
         (["--batch-size", "5000"], "1200 training images"),
         (["--batch-size", "1"], "from 2 to"),
+        (["--seed", str(2**63)], f"from 0 to {2**63 - 1}"),
+        (["--width", "1e5"], "of width 100000.0 with latent_dim 2 cannot be allocated"),
+        (["--width", "1e300"], "too large"),
+        (["--width", "1e308", "--network", "dcgan"], "too large"),
+        (["--latent-dim", str(10**20)], "too large"),
+        (["--lr", "inf"], "lr is inf; it must be a finite number"),
         (["--resume", "nowhere"], "not a run folder"),
         (["--output", "."], "not an empty folder"),
     ],
@@ -167,6 +174,86 @@ def test_resume_keeps_the_settings_of_the_run(capsys):
     assert "odd/config.yaml is not the configuration" in capsys.readouterr().err
     assert vimae("train", "--resume", "run", "--epochs", 2) == 1
     assert "checkpoint.ckpt is damaged" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder, to be copied."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert vimae(*QUICK, "--epochs", 1, "--output", folder) == 0
+    return folder
+
+
+def without(*keys):
+    """What takes `checkpoint[keys[0]][keys[1]]...` out of a checkpoint."""
+
+    def change(checkpoint):
+        inner = checkpoint
+        for key in keys[:-1]:
+            inner = inner[key]
+        del inner[keys[-1]]
+        return checkpoint
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (None, "checkpoint.ckpt is damaged: "),
+        (lambda checkpoint: [1], "not the checkpoint of a run"),
+        (without("state_dict"), "it has no state_dict"),
+        (without("run"), "it has no run"),
+        (without("loops"), "it has no loops"),
+        (without("run", "history"), "its 'run' has no history"),
+        (without("state_dict", "model.encoder.1.weight"), "does not hold the weights"),
+        (lambda checkpoint: checkpoint | {"state_dict": 1}, "does not hold the weights"),
+    ],
+)
+def test_checkpoint_that_cannot_be_used(trained, change, words, capsys):
+    shutil.copytree(trained, "run")
+    path = Path("run/checkpoint.ckpt")
+    if change is None:
+        path.write_bytes(b"")
+    else:
+        torch.save(change(torch.load(path, weights_only=True)), path)
+    assert_refused_in_one_line(words, capsys)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"data": ...}, "has no data"),
+        ({"model": ..., "lr": ...}, "has no model, lr"),
+        ({"epochs": "x"}, "config.yaml: epochs is 'x'; it must be an integer >= 1"),
+        ({"epochs": True}, "epochs is True; it must be an integer"),
+        ({"width": "abc"}, "config.yaml: width is 'abc'; it must be a finite number > 0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"lam": -1}, "lam is -1; it must be a finite number >= 0"),
+        ({"data": ["digits"]}, "data is ['digits']; it must be a string"),
+        ({"seed": 2**65}, f"seed is {2**65}; it must be an integer from 0 to"),
+        ({"model": "gan"}, "config.yaml: name is 'gan'; known systems"),
+        ({"width": 1e5}, "config.yaml: network 'mlp' of width 100000.0"),
+        ({"latent_dim": 3}, "checkpoint.ckpt does not hold the weights"),
+    ],
+)
+def test_configuration_that_cannot_be_used(trained, change, words, capsys):
+    shutil.copytree(trained, "run")
+    path = Path("run/config.yaml")
+    config = yaml.safe_load(path.read_text()) | change
+    path.write_text(yaml.safe_dump({k: v for k, v in config.items() if v is not ...}))
+    assert_refused_in_one_line(words, capsys)
+
+
+def assert_refused_in_one_line(words, capsys):
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    for command in (["evaluate", "run"], ["train", "--resume", "run", "--epochs", 2]):
+        capsys.readouterr()
+        assert vimae(*command) == 1
+        printed = capsys.readouterr().err
+        assert words in printed and printed.startswith(f"vimae {command[0]}: error: ")
+        assert printed.count("\n") == 1
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["demo"], ["info"]])

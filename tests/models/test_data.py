@@ -17,10 +17,10 @@ def idx(shape, values, magic=None):
     return header + bytes(values)
 
 
-def files(compress=gzip.compress):
+def files(compress=gzip.compress, train=TRAIN, test=TEST):
     """Four files as bytes: image i is filled with i, its label is i mod 10."""
     out = {}
-    for part, n in (("train", TRAIN), ("t10k", TEST)):
+    for part, n in (("train", train), ("t10k", test)):
         images = [i for i in range(n) for _ in range(16)]
         out[f"{part}-images-idx3-ubyte"] = compress(idx((n, 4, 4), images))
         out[f"{part}-labels-idx1-ubyte"] = compress(idx((n,), [i % 10 for i in range(n)]))
@@ -81,6 +81,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (IMAGES, gzip.compress(b"\0\0"), "less than an IDX header"),
         (IMAGES, gzip.compress(idx((TRAIN, 4, 4), [0] * 16 * TRAIN, magic=2049)), "magic number"),
         (IMAGES, gzip.compress(idx((TRAIN, 4, 4), [0] * 100)), "60 x 4 x 4 entries but 100 follow"),
+        (IMAGES, gzip.compress(idx((2**31, 2**31, 4), [])), "2147483648 x 4 entries but 0 follow"),
         (LABELS, gzip.compress(idx((59,), [0] * 59)), "59 labels for the 60 images"),
     ],
 )
@@ -90,6 +91,28 @@ def test_damaged_files_are_named(tmp_path, name, raw, words):
         data.load("mnist", tmp_path)
     assert str(tmp_path / "mnist" / f"{name}.gz") in str(caught.value)
     assert "https://" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "contents, file, words",
+    [
+        (files(test=1), "t10k-images-idx3-ubyte", "has too few images, 1; it must have 2"),
+        (files(test=0), "t10k-images-idx3-ubyte", "has too few images, 0; it must have 2"),
+        (files(train=11), IMAGES, "has too few images, 11; it must have 12"),
+        (damaged(IMAGES, gzip.compress(idx((TRAIN, 4, 5), [0] * 20 * TRAIN))), IMAGES, "4 x 5"),
+    ],
+)
+def test_files_that_cannot_be_used_together_are_named(tmp_path, contents, file, words):
+    write(tmp_path, contents)
+    with pytest.raises(data.DataError, match=words) as caught:
+        data.load("mnist", tmp_path)
+    assert str(tmp_path / f"{file}.gz") in str(caught.value)
+
+
+def test_the_fewest_images_are_enough(tmp_path):
+    write(tmp_path, files(train=12, test=2))
+    loaded = data.load("mnist", tmp_path)
+    assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [10, 2, 2]
 
 
 def test_missing_file_says_where_it_was_looked_for_and_how_to_get_it(tmp_path):
