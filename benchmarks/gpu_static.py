@@ -446,6 +446,54 @@ def family_table(records: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def by_dimension(d: int, family: str) -> float:
+    """Instructions per pair of Triton's value and gradient of both sides in float32 on sm_90."""
+    import torch
+
+    from vimae_kernels.ops.mmd import triton_impl as mmd
+
+    from . import sass
+
+    launch = mmd.configuration(d, torch.float32, mmd.GRADIENT, True, family, 1)
+    shipped = next(
+        case
+        for case in sass.cases(1, [90])
+        if case.launch.kernel is launch.kernel and case.name.endswith(f"fp32 both {family}")
+    )
+    case = shipped._replace(name=f"d={d}", launch=launch)
+    loops = sass.code(sass.compiled(case)).loops
+    if "D" not in launch.constants:
+        return per_pair(sweeps(case, loops)[0], d)["issue"]
+    # Coordinates are unrolled: one reciprocal or exponential is one pair.
+    inner = max(map(mix, (x.own for x in flattened(loops))), key=lambda work: work["multiply-adds"])
+    return inner["issue"] / inner["mufu"]
+
+
+def register_kernel_cost(records: Iterable[dict[str, Any]], d: int, family: str) -> float | None:
+    """The same of the CUDA C++ kernel for d <= 16, in its inner loop; None where there is none."""
+    padded = next((size for size in (2, 4, 8, 16) if d <= size), None)
+    rows, index = 4 if d <= 8 else 1, ("imq", "rbf").index(family)
+    name = f"register_kernel<{padded}, {rows}, (Family){index}, true, true>"
+    for record in records:
+        if record["name"] == name:
+            loop = max(record["loops"], key=lambda work: work["multiply-adds"])
+            return float(loop["issue"] / loop["mufu"])
+    return None
+
+
+def dimension_table(native: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| d | by hand | Triton, IMQ | Triton, RBF | CUDA C++, IMQ | CUDA C++, RBF |",
+        "|---" * 6 + "|",
+    ]
+    for d in (2, 4, 8, 16, 32, 64):
+        costs = [by_dimension(d, family) for family in ("imq", "rbf")]
+        costs += [register_kernel_cost(native, d, family) for family in ("imq", "rbf")]  # type: ignore[misc]
+        cells = ["" if cost is None else f"{cost:.1f}" for cost in costs]
+        lines.append(f"| {d} | {minimum(d, 1)} | {' | '.join(cells)} |")
+    return lines
+
+
 def native_table(records: list[dict[str, Any]]) -> list[str]:
     lines = [
         "| kernel | registers | spills | stack | shared | warps per SM (limited by) "
@@ -501,6 +549,13 @@ def report(records: list[dict[str, Any]], native: list[dict[str, Any]], versions
         "`one side` is forward + backward with the gradient to z; `both` has that of the prior as well.",
         "",
         *prediction_table(records),
+        "",
+        "## Instructions per pair by dimension, sm_90",
+        "",
+        "Value and gradient, float32, one scale; up to d = 16 in the inner loop. Beyond, Triton's tiled kernel is "
+        "counted whole, and the loops of that in CUDA C++ are in the last table.",
+        "",
+        *dimension_table(native),
         "",
         "## Every Triton configuration on sm_90",
         "",
