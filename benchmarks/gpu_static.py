@@ -465,7 +465,8 @@ def by_dimension(d: int, family: str) -> float:
     if "D" not in launch.constants:
         return per_pair(sweeps(case, loops)[0], d)["issue"]
     # Coordinates are unrolled: one reciprocal or exponential is one pair.
-    inner = max(map(mix, (x.own for x in flattened(loops))), key=lambda work: work["multiply-adds"])
+    innermost = [mix(loop.own) for loop in flattened(loops) if not loop.inner]
+    inner = max(innermost, key=lambda work: work["multiply-adds"])
     return inner["issue"] / inner["mufu"]
 
 

@@ -58,12 +58,19 @@ def test_without_the_native_core(monkeypatch, capsys):
     [
         ("", True, (9, 0), "the native core was built without nvcc"),
         ("75-real;120", False, (9, 0), "torch sees no CUDA device or driver"),
-        ("75-real;120", True, (7, 0), "the native core was built for 75-real;120; this device has 70"),
+        (
+            "75-real;120",
+            True,
+            (7, 0),
+            "the native core was built for 75-real;120; this device has 70",
+        ),
         ("75-real;120", True, (7, 5), None),
         ("75-real;120", True, (13, 0), None),
     ],
 )
-def test_cuda_tensors_and_the_native_core(monkeypatch, architectures, available, capability, reason):
+def test_cuda_tensors_and_the_native_core(
+    monkeypatch, architectures, available, capability, reason
+):
     native = _backend._native
     monkeypatch.setattr(native, "_C", object())
     monkeypatch.setattr(native, "build_report", lambda: {"cuda_architectures": architectures})
@@ -74,7 +81,9 @@ def test_cuda_tensors_and_the_native_core(monkeypatch, architectures, available,
         assert _backend.resolve("native", torch.device("cuda")) == "native"
         return
     assert native.unavailable("cuda").startswith(reason)
-    with pytest.raises(RuntimeError, match="'native' cannot run on cuda tensors here: .*" + reason[:30]):
+    with pytest.raises(
+        RuntimeError, match="'native' cannot run on cuda tensors here: .*" + reason[:30]
+    ):
         _backend.resolve("native", torch.device("cuda"))
 
 
