@@ -400,3 +400,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(out.stdout) < 100 * 1024  # kilobytes; one 30000 x 30000 matrix would be 3.6 million
+
+
+def test_calls_do_not_leak():
+    code = """
+import resource, torch, vimae_kernels as vk
+z, p = torch.randn(2000, 8), torch.randn(2000, 8)
+def calls(count):
+    for _ in range(count):
+        vk.mmd(z, p)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(-calls(10) + calls(300))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(out.stdout) < 20 * 1024  # kilobytes; a lost workspace a call would be ten times that

@@ -369,8 +369,8 @@ void run(const MMD<T>& a) {
   measure.used = 0;
   Problem<T, F, Hessian>::scratch(a, measure);
   const std::size_t per_thread = measure.used;
-  char* block = static_cast<char*>(std::aligned_alloc(64, teams * per_team + threads * per_thread));
-  if (!block) throw std::bad_alloc();
+  const Block memory(teams * per_team + threads * per_thread);
+  char* const block = memory.start;
 
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads) if (threads > 1)
