@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import pkgutil
 import platform
 from typing import Any
 
 import torch
 
-from . import _native
-from ._backend import BACKENDS, _default, unavailable
+from . import _native, ops
+from ._backend import BACKENDS, Backend, _default, unavailable
 
 _COST = {
     "native": "CPU tensors take the reference instead: n x m x d memory, and many times slower",
@@ -31,6 +33,7 @@ def info() -> dict[str, Any]:
             "triton": _version("triton"),
             "python": platform.python_version(),
         },
+        "operations": _operations(),
         "default": {device: _default(device) for device in devices},
         "unavailable": {
             backend: {device: unavailable(backend, device) for device in ("cpu", "cuda")}
@@ -44,6 +47,17 @@ def info() -> dict[str, Any]:
     return facts
 
 
+def _operations() -> dict[str, list[Backend]]:
+    """Every folder of ops, and the backends there is code for."""
+    folders = pkgutil.iter_modules(ops.__path__)
+    return {f.name: [b for b in BACKENDS if _has_code(f.name, b)] for f in folders if f.ispkg}
+
+
+def _has_code(operation: str, backend: Backend) -> bool:
+    module = "reference" if backend == "reference" else f"{backend}_impl"
+    return importlib.util.find_spec(f"{ops.__name__}.{operation}.{module}") is not None
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -53,6 +67,9 @@ def _version(package: str) -> str | None:
 
 def _report(facts: dict[str, Any]) -> str:
     lines = [", ".join(f"{k} {v or 'not installed'}" for k, v in facts["versions"].items()), ""]
+    lines += ["operations"]
+    lines += [f"  {name:12} {', '.join(found)}" for name, found in facts["operations"].items()]
+    lines += [""]
     lines += [f"{device} tensors run on: {backend}" for device, backend in facts["default"].items()]
     for backend, reasons in facts["unavailable"].items():
         lines += ["", backend]

@@ -71,15 +71,24 @@ def call(kernel: str, x: Tensor, *arguments: Any, workspace: tuple[int, ...] = (
         a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments
     ]
     if not x.is_cuda:
-        getattr(_C, f"{kernel}_cpu_{dtype}")(*addresses, torch.get_num_threads())
+        _function(f"{kernel}_cpu_{dtype}")(*addresses, torch.get_num_threads())
         return
     # Launches go to the current device: it is made that of x, at no cost where it is already.
     here = x.device.index == torch.cuda.current_device()
     with contextlib.nullcontext() if here else torch.cuda.device_of(x):
-        size = getattr(_C, f"{kernel}_cuda_workspace_{dtype}")(*workspace)
+        size = _function(f"{kernel}_cuda_workspace_{dtype}")(*workspace)
         scratch = x.new_empty(size, dtype=torch.uint8)
         stream = torch.cuda.current_stream(x.device).cuda_stream
-        getattr(_C, f"{kernel}_cuda_{dtype}")(*addresses, scratch.data_ptr(), stream)
+        _function(f"{kernel}_cuda_{dtype}")(*addresses, scratch.data_ptr(), stream)
+
+
+def _function(name: str) -> Any:
+    try:
+        return getattr(_C, name)
+    except AttributeError:
+        raise RuntimeError(
+            f"the native core has no {name}: it was built from older sources; pip install again"
+        ) from None
 
 
 def cuda_limit(name: str) -> int:

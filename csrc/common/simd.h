@@ -6,6 +6,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define VIMAE_SIMD_BYTES 64
@@ -28,10 +33,12 @@ template <>
 struct Lanes<float> {
   typedef float Vec __attribute__((vector_size(VIMAE_SIMD_BYTES)));
   typedef std::int32_t Int __attribute__((vector_size(VIMAE_SIMD_BYTES)));
+  typedef std::uint32_t Bits __attribute__((vector_size(VIMAE_SIMD_BYTES)));
   // Adding this to |x| < 2^22 leaves round(x) in the low bits.
   static constexpr float round_magic = 0x1.8p23f;
   static constexpr std::int32_t round_bits = 0x4B400000;
   static constexpr int mantissa_bits = 23, exponent_bias = 127, exp_degree = 7;
+  static constexpr std::uint32_t sqrt_half_bits = 0x3f3504f3;
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f, exp_underflow = -87.0f;
 };
 
@@ -39,9 +46,11 @@ template <>
 struct Lanes<double> {
   typedef double Vec __attribute__((vector_size(VIMAE_SIMD_BYTES)));
   typedef std::int64_t Int __attribute__((vector_size(VIMAE_SIMD_BYTES)));
+  typedef std::uint64_t Bits __attribute__((vector_size(VIMAE_SIMD_BYTES)));
   static constexpr double round_magic = 0x1.8p52;
   static constexpr std::int64_t round_bits = 0x4338000000000000;
   static constexpr int mantissa_bits = 52, exponent_bias = 1023, exp_degree = 13;
+  static constexpr std::uint64_t sqrt_half_bits = 0x3fe6a09e667f3bcd;
   static constexpr double ln2_high = 0x1.62e42fefap-1, ln2_low = 0x1.cf79abc9e3b39p-40,
                           exp_underflow = -708.0;
 };
@@ -106,10 +115,10 @@ VIMAE_INLINE double sum(Vec<double> v) {
 #endif
 }
 
-// exp(x) for x <= 0: below 1.2 ulp; 0 where the result would be subnormal; NaN stays NaN.
+// exp(x) 2^Shift for x <= 0: below 1.2 ulp; 0 where the result would be subnormal; NaN stays NaN.
 // x = n ln2 + r with |r| <= ln2 / 2, and the Taylor polynomial of exp(r), whose remainder at these
 // degrees is under a tenth of an ulp.
-template <class T>
+template <class T, int Shift = 0>
 VIMAE_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   using L = Lanes<T>;
   using Int = typename L::Int;
@@ -126,10 +135,179 @@ VIMAE_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   }
   Int bits;
   std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits - L::round_bits + L::exponent_bias) << L::mantissa_bits;
+  bits = (bits - L::round_bits + (L::exponent_bias + Shift)) << L::mantissa_bits;
   Vec<T> power;
   std::memcpy(&power, &bits, sizeof power);
-  return x < splat<T>(L::exp_underflow) ? Vec<T>{} : p * power;
+  return x < splat<T>(L::exp_underflow - T(0.6931 * Shift)) ? Vec<T>{} : p * power;
+}
+
+// x = 2^k f with sqrt(1/2) <= f < sqrt(2), for normal positive x; in float32 k is in units of
+// 2^-23.
+template <class T>
+VIMAE_INLINE Vec<T> split_exponent(Vec<T> x, Vec<T>& k) {
+  using L = Lanes<T>;
+  using Bits = typename L::Bits;
+  using Bit = decltype(L::sqrt_half_bits + 0);
+  Bits bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const Bits above = bits - L::sqrt_half_bits,
+             exponent = above & ~((Bit(1) << L::mantissa_bits) - 1);
+  if constexpr (sizeof(T) == 4) {
+    k = __builtin_convertvector((typename L::Int)exponent, Vec<T>);
+  } else {
+    const Bits shifted = (above + (Bit(L::exponent_bias) << L::mantissa_bits)) >> L::mantissa_bits;
+    bits = shifted + Bit(L::round_bits - L::exponent_bias);
+    std::memcpy(&k, &bits, sizeof k);
+    k -= L::round_magic;
+    std::memcpy(&bits, &x, sizeof bits);
+  }
+  bits -= exponent;
+  Vec<T> f;
+  std::memcpy(&f, &bits, sizeof f);
+  return f;
+}
+
+// v in the first n lanes, 0 in the others.
+template <class T>
+VIMAE_INLINE Vec<T> first_lanes(Vec<T> v, int n) {
+  return lane_numbers<T>() < splat(T(n)) ? v : Vec<T>{};
+}
+
+// A vector of the n elements at p, 0 < n <= kLanes, and `fill` in its other lanes.
+template <class T>
+VIMAE_INLINE Vec<T> load_first(const T* p, int n, T fill) {
+  if (n == kLanes<T>) return load(p);
+#if VIMAE_SIMD_BYTES == 64
+  const unsigned mask = (1u << n) - 1;
+  const Vec<T> other = splat(fill);
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_mask_loadu_ps((__m512)other, __mmask16(mask), p);
+  else
+    return (Vec<T>)_mm512_mask_loadu_pd((__m512d)other, __mmask8(mask), p);
+#else
+  Vec<T> v = splat(fill);
+  for (int l = 0; l < n; ++l) v[l] = p[l];
+  return v;
+#endif
+}
+
+// Stores the first n lanes, 0 < n <= kLanes.
+template <class T>
+VIMAE_INLINE void store_first(T* p, Vec<T> v, int n) {
+  if (n == kLanes<T>) return store(p, v);
+#if VIMAE_SIMD_BYTES == 64
+  const unsigned mask = (1u << n) - 1;
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(p, __mmask16(mask), (__m512)v);
+  else
+    _mm512_mask_storeu_pd(p, __mmask8(mask), (__m512d)v);
+#else
+  for (int l = 0; l < n; ++l) p[l] = v[l];
+#endif
+}
+
+// f over all lanes, f being of two vectors or scalars: halves, quarters and so on, until one is
+// left.
+template <class E, class V, class F>
+VIMAE_INLINE E reduce(V v, F f) {
+  if constexpr (sizeof(V) == 2 * sizeof(E)) {
+    return f(E(v[0]), E(v[1]));
+  } else {
+    typedef E Half __attribute__((vector_size(sizeof(V) / 2)));
+    Half low, high;
+    std::memcpy(&low, &v, sizeof low);
+    std::memcpy(&high, reinterpret_cast<char*>(&v) + sizeof low, sizeof high);
+    return reduce<E>(f(low, high), f);
+  }
+}
+
+// The 64-bit products of the low halves of a and m.
+VIMAE_INLINE Lanes<double>::Bits multiply_low(Lanes<double>::Bits a, std::uint32_t m) {
+  using Bits = Lanes<double>::Bits;
+#if VIMAE_SIMD_BYTES == 64
+  // With a mask that does nothing: GCC warns of what the plain one leaves undefined.
+  return (Bits)_mm512_maskz_mul_epu32(0xff, (__m512i)a, _mm512_set1_epi64(m));
+#elif VIMAE_SIMD_BYTES == 32
+  return (Bits)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
+#elif defined(__x86_64__)
+  return (Bits)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
+#else
+  return (a & std::uint64_t(0xffffffff)) * std::uint64_t(m);
+#endif
+}
+
+// Stores a[0], b[0], a[1], b[1], ...
+VIMAE_INLINE void zip(void* p, Lanes<double>::Bits a, Lanes<double>::Bits b) {
+  using Bits = Lanes<double>::Bits;
+#if VIMAE_SIMD_BYTES == 64
+  const Bits first = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  const Bits second = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif VIMAE_SIMD_BYTES == 32
+  const Bits first = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const Bits second = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#else
+  const Bits first = __builtin_shufflevector(a, b, 0, 2);
+  const Bits second = __builtin_shufflevector(a, b, 1, 3);
+#endif
+  std::memcpy(p, &first, sizeof first);
+  std::memcpy(static_cast<char*>(p) + sizeof first, &second, sizeof second);
+}
+
+// Is there a lane in which the comparison holds?
+template <class Int>
+VIMAE_INLINE bool any(Int holds) {
+#if VIMAE_SIMD_BYTES == 64
+  return _mm512_movepi32_mask((__m512i)holds) != 0;
+#elif VIMAE_SIMD_BYTES == 32
+  return _mm256_movemask_ps((__m256)holds) != 0;
+#elif defined(__x86_64__)
+  return _mm_movemask_ps((__m128)holds) != 0;
+#else
+  return reduce<std::uint64_t>((Lanes<double>::Bits)holds,
+                               [](auto p, auto q) VIMAE_LAMBDA { return p | q; }) != 0;
+#endif
+}
+
+// p[index[0]], p[index[1]], ... of the kLanes numbers at p.
+template <class T>
+VIMAE_INLINE Vec<T> pick(const T* p, typename Lanes<T>::Int index) {
+#if VIMAE_SIMD_BYTES == 64
+  // With a mask that does nothing, as above.
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)index, (__m512)load(p));
+  else
+    return (Vec<T>)_mm512_maskz_permutexvar_pd(0xff, (__m512i)index, (__m512d)load(p));
+#else
+#if VIMAE_SIMD_BYTES == 32
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm256_permutevar8x32_ps((__m256)load(p), (__m256i)index);
+#endif
+  Vec<T> v;
+  for (int l = 0; l < kLanes<T>; ++l) v[l] = p[index[l]];
+  return v;
+#endif
+}
+
+// Of vectors in pieces of 2 N lanes: f of the halves of each piece, those of a piece of `a` first
+// and then those of the piece of `b`.
+template <int N, class V, class F, int... Lane>
+VIMAE_INLINE V fold_pieces(V a, V b, F f, std::integer_sequence<int, Lane...>) {
+  constexpr int all = sizeof...(Lane);
+  return f(
+      __builtin_shufflevector(a, b, (Lane / (2 * N) * 2 * N + Lane % N + (Lane / N % 2) * all)...),
+      __builtin_shufflevector(a, b,
+                              (Lane / (2 * N) * 2 * N + Lane % N + N + (Lane / N % 2) * all)...));
+}
+
+// f over the lanes of each of kLanes vectors, in the lanes of one. The vectors are overwritten.
+template <class T, int N = kLanes<T> / 2, class F>
+VIMAE_INLINE Vec<T> transposed_reduce(Vec<T>* v, F f) {
+  for (int i = 0; i < N; ++i)
+    v[i] = fold_pieces<N>(v[i], v[i + N], f, std::make_integer_sequence<int, kLanes<T>>{});
+  if constexpr (N == 1)
+    return v[0];
+  else
+    return transposed_reduce<T, N / 2>(v, f);
 }
 
 // Vectors of T, as the arithmetic of a pair wants them.

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <new>
 
 #include "common/simd.h"
 
@@ -76,61 +75,28 @@ struct Vectors {
   static constexpr int n = NV;
 };
 
-// Calls visit(first row, first column, Vectors<NV>) for every register tile of a panel of rows and
-// one of columns; on the diagonal those left of it are skipped.
-template <class T, class Visit>
+// Calls visit(first row, first column, Vectors<NV>), NV at most `Most`, for every register tile of
+// a panel of rows and one of columns; on the diagonal those left of it are skipped.
+template <class T, int Most = JV, class Visit>
 VIMAE_INLINE void each_tile(std::int64_t rows, std::int64_t columns, bool diagonal, Visit visit) {
   constexpr int V = kLanes<T>;
   for (int i = 0; i < rows; i += R)
-    for (int j = diagonal ? i / V * V : 0; j < columns; j += JV * V) {
+    for (int j = diagonal ? i / V * V : 0; j < columns; j += Most * V) {
       switch (int(columns - j + V - 1) / V) {
         case 1:
           visit(i, j, Vectors<1>{});
           break;
         case 2:
-          visit(i, j, Vectors < JV<2 ? JV : 2>{});
+          visit(i, j, Vectors < Most<2 ? Most : 2>{});
           break;
         case 3:
-          visit(i, j, Vectors < JV<3 ? JV : 3>{});
+          visit(i, j, Vectors < Most<3 ? Most : 3>{});
           break;
         default:
-          visit(i, j, Vectors<JV>{});
+          visit(i, j, Vectors<Most>{});
       }
     }
 }
-
-// Uninitialised memory on a cache line.
-struct Block {
-  char* start;
-  explicit Block(std::size_t size)
-      : start(static_cast<char*>(::operator new(size, std::align_val_t(64)))) {}
-  ~Block() { ::operator delete(start, std::align_val_t(64)); }
-  Block(const Block&) = delete;
-};
-
-// Memory by the piece, out of one block whose size was measured by handing out the same pieces of
-// nothing.
-struct Arena {
-  char* base;
-  std::size_t used = 0;
-  template <class E>
-  E* take(std::int64_t count) {
-    E* piece = base ? reinterpret_cast<E*>(base + used) : nullptr;
-    used += (std::size_t(count) * sizeof(E) + 63) / 64 * 64;
-    return piece;
-  }
-};
-
-struct Team {
-  int rank, size;
-  void wait() const {
-    if (size > 1) {
-#ifdef _OPENMP
-#pragma omp barrier
-#endif
-    }
-  }
-};
 
 }  // namespace
 }  // namespace vimae::VIMAE_SIMD

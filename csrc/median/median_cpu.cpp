@@ -8,10 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "common/team.h"
 #include "common/tiles.h"
 
 namespace vimae::VIMAE_SIMD {
@@ -29,13 +26,14 @@ struct Problem {
   T* panel;              // [panels][d][P]
   std::int64_t* counts;  // [team][kBins][kWays]
   double* finite;        // [team]: 0, or NaN
-  T* tile;               // [team][P][P]
+  T* tile;               // [P][P], the thread's own
 
-  Problem(const Median<T>& a, int team, Arena& arena) : a(a), panels((a.N + P - 1) / P) {
-    panel = arena.take<T>(panels * a.d * P);
-    counts = arena.take<std::int64_t>(std::int64_t(team) * kBins * kWays);
-    finite = arena.take<double>(team);
-    tile = arena.take<T>(std::int64_t(team) * P * P);
+  Problem(const Median<T>& a, int team, Arena& shared, Arena& own)
+      : a(a), panels((a.N + P - 1) / P) {
+    panel = shared.take<T>(panels * a.d * P);
+    counts = shared.take<std::int64_t>(std::int64_t(team) * kBins * kWays);
+    finite = shared.take<double>(team);
+    tile = own.take<T>(P * P);
   }
 
   void solve(std::int64_t b, Team team) {
@@ -79,7 +77,6 @@ struct Problem {
   // Counts this thread's pairs whose leading `known` bits are `prefix` by their next `digit` bits.
   void count(Bits prefix, int shift, int digit, int known, Team team) {
     std::int64_t* mine = counts + std::int64_t(team.rank) * kBins * kWays;
-    T* s = tile + std::int64_t(team.rank) * P * P;
     std::fill_n(mine, kBins * kWays, 0);
     for (std::int64_t p = team.rank; p < panels; p += team.size)
       for (std::int64_t q = p; q < panels; ++q) {
@@ -89,13 +86,14 @@ struct Problem {
           const T *x = panel + (p * a.d + k) * P, *y = panel + (q * a.d + k) * P;
           const int kc = int(std::min<std::int64_t>(KC, a.d - k));
           each_tile<T>(rows, columns, p == q, [&](int i, int j, auto vectors) VIMAE_LAMBDA {
-            distances<T, vectors.n, false>(x + i, y + j, x, y, kc, k == 0, s + i * P + j, nullptr);
+            distances<T, vectors.n, false>(x + i, y + j, x, y, kc, k == 0, tile + i * P + j,
+                                           nullptr);
           });
         }
         for (int i = 0; i < rows; ++i)
           for (int j = p == q ? i + 1 : 0; j < columns; ++j) {
             Bits bits;
-            std::memcpy(&bits, s + i * P + j, sizeof bits);
+            std::memcpy(&bits, tile + i * P + j, sizeof bits);
             if (known == 1 || bits >> (shift + digit) == prefix)
               ++mine[(bits >> shift & ((Bits(1) << digit) - 1)) * kWays + j % kWays];
           }
@@ -105,31 +103,7 @@ struct Problem {
 
 template <class T>
 void run(const Median<T>& a) {
-  const double work = double(a.batch) * double(a.N) * double(a.N) * double(a.d + 16);
-  const int threads = int(std::clamp(work / 5e5, 1.0, double(std::max(1, a.threads))));
-  const bool by_problem = a.batch >= threads;
-  const int team = by_problem ? 1 : threads, teams = by_problem ? threads : 1;
-  Arena measure{nullptr};
-  Problem<T>(a, team, measure);
-  const Block memory(teams * measure.used);
-  char* const block = memory.start;
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads) if (threads > 1)
-#endif
-  {
-    // OpenMP may give fewer threads than were asked for: the work is cut for those that came.
-    int rank = 0, came = 1;
-#ifdef _OPENMP
-    rank = omp_get_thread_num(), came = omp_get_num_threads();
-#endif
-    Arena arena{block + (by_problem ? rank * measure.used : 0)};
-    Problem<T> problem(a, by_problem ? 1 : came, arena);
-    if (by_problem)
-      for (std::int64_t b = a.batch * rank / came; b < a.batch * (rank + 1) / came; ++b)
-        problem.solve(b, {0, 1});
-    else
-      for (std::int64_t b = 0; b < a.batch; ++b) problem.solve(b, {rank, came});
-  }
+  solve_batch<Problem<T>>(a, double(a.batch) * double(a.N) * double(a.N) * double(a.d + 16));
 }
 
 }  // namespace

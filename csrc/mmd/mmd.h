@@ -1,15 +1,13 @@
 // Squared MMD of x (batch, n, d) and y (batch, m, d), its first gradient and its Hessian-vector
-// product.
+// product. With m = 0 the terms of y vanish.
 #pragma once
 
 #include <cstdint>
 
 #include "common/dispatch.h"
+#include "common/kernel.h"
 
 namespace vimae {
-
-// k(s) of s = ||x - y||^2 and a scale c: c / (c + s) or exp(-s / c).
-enum class Family { imq, rbf };
 
 template <class T>
 struct MMD {
@@ -58,8 +56,6 @@ struct MMDCuda {
   void* workspace;  // mmd_cuda_workspace bytes
   void* stream;     // cudaStream_t
 };
-
-constexpr int kMaxScales = 32;
 
 std::int64_t mmd_cuda_workspace(const MMDCuda<float>&);
 std::int64_t mmd_cuda_workspace(const MMDCuda<double>&);

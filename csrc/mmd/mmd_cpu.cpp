@@ -3,17 +3,13 @@
 // visited a single time for its value and both gradients.
 //
 // Threads never share an accumulator and never reduce in an order that depends on timing: pairs of
-// groups of points are scheduled in rounds in which every group has one owner (the circle method of
-// tournaments).
+// groups of points are scheduled in rounds in which every group has one owner.
 
 #include "mmd/mmd.h"
 
 #include <algorithm>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "common/team.h"
 #include "common/tiles.h"
 #include "mmd/mmd_math.h"
 
@@ -46,9 +42,10 @@ struct Scratch {
   T* columns;    // [min(d, KC)][P]: gradient of the columns
 };
 
-template <class T, Family F, bool Hessian>
+template <class T, bool Hessian>
 struct Tiles {
   static constexpr int V = kLanes<T>;
+  Family family;
   std::int64_t d;
   int n_scales;
   Scratch<T> scratch;
@@ -70,12 +67,20 @@ struct Tiles {
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) sq[j] = load(s + r * P + j * V);
       for (int i = 0; i < n_scales; ++i) {
+        // Asked here and not in the type: half the code, and a branch for NV vectors of pairs.
         const Scale<T> one = scale[i];
         Vec<T> none = {};
+        if (family == Family::imq) {
 #pragma GCC unroll 4
-        for (int j = 0; j < NV; ++j)
-          add_scale<VectorOps<T>, F, Gradient, Hessian>(sq[j], one, value[j], first[j],
-                                                        Hessian ? second[j] : none);
+          for (int j = 0; j < NV; ++j)
+            add_scale<VectorOps<T>, Family::imq, Gradient, Hessian>(sq[j], one, value[j], first[j],
+                                                                    Hessian ? second[j] : none);
+        } else {
+#pragma GCC unroll 4
+          for (int j = 0; j < NV; ++j)
+            add_scale<VectorOps<T>, Family::rbf, Gradient, Hessian>(sq[j], one, value[j], first[j],
+                                                                    Hessian ? second[j] : none);
+        }
       }
       if (!whole) {
 #pragma GCC unroll 4
@@ -213,20 +218,27 @@ struct Tiles {
 };
 
 // One problem of the batch, solved by a team of threads. All of them run every line.
-template <class T, Family F, bool Hessian>
+template <class T, bool Hessian>
 struct Problem {
   const MMD<T>& a;
   Points<T> x, y;
   Scale<T>*xx, *yy, *xy;
   double* partial;  // [team][3]
+  Scratch<T> scratch;
 
-  Problem(const MMD<T>& a, int team, Arena& arena) : a(a) {
-    x = points(a.n, Hessian || a.dx, arena);
-    y = points(a.m, Hessian || a.dy, arena);
-    xx = arena.take<Scale<T>>(a.n_scales);
-    yy = arena.take<Scale<T>>(a.n_scales);
-    xy = arena.take<Scale<T>>(a.n_scales);
-    partial = arena.take<double>(3 * team);
+  Problem(const MMD<T>& a, int team, Arena& shared, Arena& own) : a(a) {
+    x = points(a.n, Hessian || a.dx, shared);
+    y = points(a.m, Hessian || a.dy, shared);
+    xx = shared.take<Scale<T>>(a.n_scales);
+    yy = shared.take<Scale<T>>(a.n_scales);
+    xy = shared.take<Scale<T>>(a.n_scales);
+    partial = shared.take<double>(3 * team);
+    const std::int64_t kd = std::min<std::int64_t>(a.d, KC);
+    const std::int64_t tile = P * P * (a.d <= KC ? 1 : kColumnPanels);
+    scratch.weight = own.take<T>(tile);
+    scratch.weight2 = Hessian ? own.take<T>(tile) : scratch.weight;
+    scratch.rows = own.take<Vec<T>>(P * kd);
+    scratch.columns = own.take<T>(P * kd);
   }
 
   Points<T> points(std::int64_t count, bool gradient, Arena& arena) const {
@@ -239,24 +251,16 @@ struct Problem {
     return p;
   }
 
-  static Scratch<T> scratch(const MMD<T>& a, Arena& arena) {
-    const std::int64_t kd = std::min<std::int64_t>(a.d, KC),
-                       tile = P * P * (a.d <= KC ? 1 : kColumnPanels);
-    T* weight = arena.take<T>(tile);
-    T* weight2 = Hessian ? arena.take<T>(tile) : weight;
-    Vec<T>* rows = arena.take<Vec<T>>(P * kd);
-    return {weight, weight2, rows, arena.take<T>(P * kd)};
-  }
-
-  void solve(std::int64_t b, const Scratch<T>& scratch, Team team) {
+  void solve(std::int64_t b, Team team) {
     const double n = double(a.n), m = double(a.m), off = a.unbiased ? 1 : 0;
-    const double wx = 1 / (n * (n - off)), wy = 1 / (m * (m - off)), wxy = -2 / (n * m);
+    const double wx = 1 / (n * (n - off)), wy = m ? 1 / (m * (m - off)) : 0;
+    const double wxy = m ? -2 / (n * m) : 0;
     x.source = a.x + b * a.x_batch_stride, y.source = a.y + b * a.y_batch_stride;
     if (Hessian) x.direction = a.vx + b * a.n * a.d, y.direction = a.vy + b * a.m * a.d;
     if (team.rank == 0) weights(xx, 2 * wx), weights(yy, 2 * wy), weights(xy, wxy);
     const double finite = pack(x, team) + pack(y, team);
     team.wait();
-    const Tiles<T, F, Hessian> tiles{a.d, a.n_scales, scratch};
+    const Tiles<T, Hessian> tiles{a.family, a.d, a.n_scales, scratch};
     double* mine = partial + 3 * team.rank;
     mine[0] = symmetric(tiles, x, xx, team);
     mine[1] = symmetric(tiles, y, yy, team);
@@ -278,7 +282,7 @@ struct Problem {
   }
 
   void weights(Scale<T>* scale, double weight) const {
-    for (int i = 0; i < a.n_scales; ++i) scale[i] = scale_of<T>(F, a.scales[i], weight);
+    for (int i = 0; i < a.n_scales; ++i) scale[i] = scale_of<T>(a.family, a.scales[i], weight);
   }
 
   double pack(const Points<T>& p, Team team) const {
@@ -300,40 +304,22 @@ struct Problem {
           to[i * a.d + k] = T(p.gradient[(q * a.d + k) * P + i % P]);
   }
 
-  struct Group {
-    std::int64_t begin, end;
-  };
-
-  static Group group(std::int64_t panels, int g, int groups) {
-    return {panels * g / groups, panels * (g + 1) / groups};
-  }
-
-  // Sum of k over the pairs i < j of one sample: 2 x team groups meet in rounds, every group once a
-  // round.
-  double symmetric(const Tiles<T, F, Hessian>& tiles, const Points<T>& p, const Scale<T>* scale,
+  // Sum of k over the pairs i < j of one sample.
+  double symmetric(const Tiles<T, Hessian>& tiles, const Points<T>& p, const Scale<T>* scale,
                    Team team) const {
-    const int groups = 2 * team.size, circle = groups - 1, t = team.rank;
     const Want want = p.gradient ? Want::both : Want::value;
     double pairs = 0;
-    for (int round = 0; round < circle; ++round) {
-      const Group rows = group(p.panels, t == 0 ? circle : (round + t) % circle, groups);
-      const Group columns = group(p.panels, (round - t + circle) % circle, groups);
-      for (std::int64_t q = rows.begin; q < rows.end; ++q)
-        pairs += tiles.sweep(want, p, q, p, columns.begin, columns.end, false, scale);
-      team.wait();
-    }
-    for (int g : {t, circle - t}) {
-      const Group own = group(p.panels, g, groups);
-      for (std::int64_t q = own.begin; q < own.end; ++q)
-        pairs += tiles.sweep(want, p, q, p, q, own.end, true, scale);
-    }
+    each_pair_of_panels(p.panels, team,
+                        [&](std::int64_t row, std::int64_t begin, std::int64_t end, bool diagonal) {
+                          pairs += tiles.sweep(want, p, row, p, begin, end, diagonal, scale);
+                        });
     return pairs;
   }
 
   // Sum of k over all pairs of x and y: in each round every thread has one group of both to itself.
   // x lies along the columns, unless y alone wants its gradient; so the value has the same bits
   // with and without that of x.
-  double cross(const Tiles<T, F, Hessian>& tiles, Team team) const {
+  double cross(const Tiles<T, Hessian>& tiles, Team team) const {
     const Want want = x.gradient && y.gradient   ? Want::both
                       : x.gradient || y.gradient ? Want::columns
                                                  : Want::value;
@@ -351,59 +337,15 @@ struct Problem {
   }
 };
 
-template <class T, Family F, bool Hessian>
+template <class T, bool Hessian>
 void run(const MMD<T>& a) {
-  // A thread is worth starting for some tens of microseconds of work: about half a million
-  // coordinates.
-  const double pairs =
-      0.5 * double(a.n) * double(a.n) + 0.5 * double(a.m) * double(a.m) + double(a.n) * double(a.m);
-  const double work = double(a.batch) * pairs * double(a.d + 8 * a.n_scales);
-  const int threads = int(std::clamp(work / 5e5, 1.0, double(std::max(1, a.threads))));
-  // Many problems: one thread each. Few: all threads on each in turn.
-  const bool by_problem = a.batch >= threads;
-  const int team = by_problem ? 1 : threads, teams = by_problem ? threads : 1;
-
-  Arena measure{nullptr};
-  Problem<T, F, Hessian>(a, team, measure);
-  const std::size_t per_team = measure.used;
-  measure.used = 0;
-  Problem<T, F, Hessian>::scratch(a, measure);
-  const std::size_t per_thread = measure.used;
-  const Block memory(teams * per_team + threads * per_thread);
-  char* const block = memory.start;
-
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads) if (threads > 1)
-#endif
-  {
-    // OpenMP may give fewer threads than were asked for: the work is cut for those that came.
-    int rank = 0, came = 1;
-#ifdef _OPENMP
-    rank = omp_get_thread_num(), came = omp_get_num_threads();
-#endif
-    Arena shared{block + (by_problem ? rank * per_team : 0)};
-    Arena own{block + teams * per_team + rank * per_thread};
-    Problem<T, F, Hessian> problem(a, by_problem ? 1 : came, shared);
-    const Scratch<T> scratch = Problem<T, F, Hessian>::scratch(a, own);
-    if (by_problem)
-      for (std::int64_t b = a.batch * rank / came; b < a.batch * (rank + 1) / came; ++b)
-        problem.solve(b, scratch, {0, 1});
-    else
-      for (std::int64_t b = 0; b < a.batch; ++b) problem.solve(b, scratch, {rank, came});
-  }
-}
-
-template <class T>
-void choose(const MMD<T>& a) {
-  if (a.family == Family::imq)
-    a.vx ? run<T, Family::imq, true>(a) : run<T, Family::imq, false>(a);
-  else
-    a.vx ? run<T, Family::rbf, true>(a) : run<T, Family::rbf, false>(a);
+  const double n = double(a.n), m = double(a.m), pairs = 0.5 * n * n + 0.5 * m * m + n * m;
+  solve_batch<Problem<T, Hessian>>(a, double(a.batch) * pairs * double(a.d + 8 * a.n_scales));
 }
 
 }  // namespace
 
-void mmd_cpu(const MMD<float>& a) { choose(a); }
-void mmd_cpu(const MMD<double>& a) { choose(a); }
+void mmd_cpu(const MMD<float>& a) { a.vx ? run<float, true>(a) : run<float, false>(a); }
+void mmd_cpu(const MMD<double>& a) { a.vx ? run<double, true>(a) : run<double, false>(a); }
 
 }  // namespace vimae::VIMAE_SIMD

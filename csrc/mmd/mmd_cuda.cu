@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "common/launch.cuh"
+#include "common/tiles.cuh"
 #include "mmd/mmd.h"
 #include "mmd/mmd_math.h"
 
@@ -180,118 +181,150 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (threadIdx.x == 0) side.values[blockIdx.x] = value;
 }
 
-// Any d, float64 and the Hessian: a tile of squared distances is summed over chunks of coordinates,
-// becomes weights in shared memory, and then pulls on the rows chunk by chunk.
+// Any d, float64 and the Hessian: a tile of squared distances is summed over chunks of coordinates
+// and becomes weights in shared memory. With weights a_ij, a row's gradient is
+//   sum_j a_ij (x_i - y_j) = (sum_j a_ij) (x_i - r) - sum_j a_ij (y_j - r)
+// for every r: a product of matrices. With r the block's first point, all terms are differences.
 
-constexpr int kSide = 16, kTileThreads = kSide * kSide, kChunk = 16;
+// The pairs of a thread, as many as the registers and 48 KB of shared memory hold.
+template <class T, Order O>
+using PairsOf = Pairs<sizeof(T) == 4 && O != Order::hessian ? 8 : 4,
+                      sizeof(T) == 8 && O == Order::hessian ? 2 : 4>;
 
-template <class T, int TILE>
-struct Chunk {
-  T at[kChunk][TILE + 1];
-
-  // Coordinates [k0, k0 + kChunk) of points [first, first + TILE), repeating the last point, 0
-  // beyond d.
-  __device__ void load(const T* points, int first, int count, int k0, int d) {
-    for (int i = threadIdx.x; i < TILE * kChunk; i += kTileThreads) {
-      const int k = i % kChunk, p = min(first + i / kChunk, count - 1);
-      at[k][i / kChunk] = k0 + k < d ? points[std::int64_t(p) * d + k0 + k] : T(0);
-    }
-  }
-};
-
-template <class T, int TILE, Family F, Order O>
-__global__ void __launch_bounds__(kTileThreads, 1) tiled_kernel(Side<T> side, Scales<T> scales) {
+template <class T, Family F, Order O>
+__global__ void __launch_bounds__(kTileThreads, sizeof(T) == 4 ? 4 : 2)
+    tiled_kernel(Side<T> side, Scales<T> scales) {
   constexpr bool kGradient = O != Order::value, kHessian = O == Order::hessian;
-  constexpr int Q = TILE / kSide;  // a thread has Q x Q pairs, then Q rows of one coordinate
-  __shared__ Chunk<T, TILE> xs, ys, vxs[1], vys[1];
-  __shared__ T weight[kGradient ? TILE : 1][TILE + 1], weight2[kHessian ? TILE : 1][TILE + 1];
-  const int blocks = (side.n + TILE - 1) / TILE;
+  using P = PairsOf<T, O>;
+  constexpr int A = P::kA, B = P::kB;
+  constexpr int kSamples = kHessian ? 2 : 1;  // x and y, or x and its direction, y and its
+  constexpr int kRowStage = kChunk * kPadded<T, kTileRows>,
+                kColumnStage = kChunk * kPadded<T, P::kColumns>,
+                kProductStage = P::kColumns * kSpan;
+  // The coordinates of a chunk or, later, those that the weights are applied to.
+  constexpr int kStage = kRowStage + kColumnStage > kProductStage || !kGradient
+                             ? kRowStage + kColumnStage
+                             : kProductStage;
+  __shared__ __align__(16) T stage[kSamples][kStage];
+  __shared__ __align__(16)
+      T weight[kGradient ? kSamples : 1][kGradient ? P::kColumns * kPadded<T, kTileRows> : 1];
+  __shared__ T sums[kSamples][kTileRows];
+  const int blocks = (side.n + kTileRows - 1) / kTileRows;
   const int split = blockIdx.x % side.splits, block = blockIdx.x / side.splits % blocks;
   const std::int64_t batch = blockIdx.x / side.splits / blocks;
-  const int row0 = block * TILE, ti = threadIdx.x / kSide, tj = threadIdx.x % kSide;
-  const T* own = side.own + batch * side.own_batch_stride;
-  const T* own_v = kHessian ? side.own_v + batch * std::int64_t(side.n) * side.d : own;
-  T* gradient = side.gradient + split * side.split_stride + (batch * side.n + row0) * side.d;
-  const int rows = min(TILE, side.n - row0);
+  const int row0 = block * kTileRows, rows = min(kTileRows, side.n - row0), d = side.d;
+  const T* x[] = {
+      side.own + batch * side.own_batch_stride + std::int64_t(row0) * d,
+      kHessian ? side.own_v + (batch * side.n + row0) * d : nullptr,
+  };
+  T* gradient = side.gradient + split * side.split_stride + (batch * side.n + row0) * d;
   if (kGradient)
-    for (int i = threadIdx.x; i < rows * side.d; i += kTileThreads) gradient[i] = 0;
+    for (int i = threadIdx.x; i < rows * d; i += kTileThreads) gradient[i] = 0;
 
+  const Stage<kTileRows> row_stage(rows, d);
   double value = 0;
   for (int part = 0; part < 3; ++part) {
-    const Columns<T> c = columns_of<O>(side, batch, split, row0, TILE, part);
+    const Columns<T> c = columns_of<O>(side, batch, split, row0, kTileRows, part);
     if (c.value == 0 && !kGradient) continue;
-    for (int first = c.begin; first < c.end; first += TILE) {
-      const int columns = min(TILE, c.end - first);
-      T s[Q][Q] = {}, t[Q][Q] = {};
-      for (int k0 = 0; k0 < side.d; k0 += kChunk) {
+    for (int first = c.begin; first < c.end; first += P::kColumns) {
+      const int columns = c.end - first;
+      const T* y[] = {c.y + std::int64_t(first) * d,
+                      kHessian ? c.v + std::int64_t(first) * d : nullptr};
+      const Stage<P::kColumns> column_stage(columns, d);
+      T s[A][B] = {}, t[A][B] = {};
+      for (int k0 = 0; k0 < d; k0 += kChunk) {
         __syncthreads();
-        xs.load(own, row0, side.n, k0, side.d);
-        ys.load(c.y, first, c.end, k0, side.d);
-        if (kHessian)
-          vxs[0].load(own_v, row0, side.n, k0, side.d), vys[0].load(c.v, first, c.end, k0, side.d);
+#pragma unroll
+        for (int l = 0; l < kSamples; ++l) {
+          row_stage.load(x[l] + k0, d - k0, stage[l]);
+          column_stage.load(y[l] + k0, d - k0, stage[l] + kRowStage);
+        }
         __syncthreads();
-        T part_s[Q][Q] = {}, part_t[Q][Q] = {};
+        // Squares are summed per chunk: rounding grows with d / kChunk. Products have both signs.
+        T part[A][B] = {};
 #pragma unroll
         for (int k = 0; k < kChunk; ++k) {
+          T xk[kSamples][A], yk[kSamples][B];
 #pragma unroll
-          for (int a = 0; a < Q; ++a) {
+          for (int l = 0; l < kSamples; ++l) {
+            read(stage[l] + k * kPadded<T, kTileRows> + P::row(), xk[l]);
+            read(stage[l] + kRowStage + k * kPadded<T, P::kColumns> + P::column(), yk[l]);
+          }
 #pragma unroll
-            for (int b = 0; b < Q; ++b) {
-              const T diff = xs.at[k][ti + a * kSide] - ys.at[k][tj + b * kSide];
-              part_s[a][b] += diff * diff;
-              if (kHessian)
-                part_t[a][b] +=
-                    diff * (vxs[0].at[k][ti + a * kSide] - vys[0].at[k][tj + b * kSide]);
+          for (int a = 0; a < A; ++a) {
+#pragma unroll
+            for (int b = 0; b < B; ++b) {
+              const T diff = xk[0][a] - yk[0][b];
+              part[a][b] = fma(diff, diff, part[a][b]);
+              if (kHessian) t[a][b] = fma(diff, xk[kSamples - 1][a] - yk[kSamples - 1][b], t[a][b]);
             }
           }
         }
-        // Partial sums per chunk: rounding does not grow with d.
 #pragma unroll
-        for (int a = 0; a < Q; ++a) {
+        for (int a = 0; a < A; ++a) {
 #pragma unroll
-          for (int b = 0; b < Q; ++b) s[a][b] += part_s[a][b], t[a][b] += part_t[a][b];
+          for (int b = 0; b < B; ++b) s[a][b] += part[a][b];
         }
       }
-      T tile_value = 0;
+
+      T tile_value = 0, row_sums[kSamples][A] = {};
 #pragma unroll
-      for (int a = 0; a < Q; ++a) {
+      for (int b = 0; b < B; ++b) {
+        T minus[kSamples][A];
 #pragma unroll
-        for (int b = 0; b < Q; ++b) {
-          const int i = ti + a * kSide, j = tj + b * kSide;
+        for (int a = 0; a < A; ++a) {
           T k = 0, w = 0, u = 0;
           for (int l = 0; l < scales.count; ++l)
             add_scale<DeviceOps, F, kGradient, kHessian>(s[a][b], scales.at[l], k, w, u);
-          const bool pair = i < rows && j < columns;
+          const bool pair = P::row() + a < rows && P::column() + b < columns;
           tile_value += pair ? k : T(0);
-          if (kGradient) weight[i][j] = pair ? c.weight * w : T(0);
-          if (kHessian) weight2[i][j] = pair ? c.weight * u * t[a][b] : T(0);
+          // The first weighs y or, in a Hessian, its direction, and the second then y.
+          minus[0][a] = pair ? -c.weight * w : T(0);
+          if (kHessian) minus[kSamples - 1][a] = pair ? -c.weight * u * t[a][b] : T(0);
+#pragma unroll
+          for (int l = 0; l < kSamples; ++l) row_sums[l][a] -= minus[l][a];
         }
+#pragma unroll
+        for (int l = 0; kGradient && l < kSamples; ++l)
+          write(weight[l] + (P::column() + b) * kPadded<T, kTileRows> + P::row(), minus[l]);
       }
       value += c.value * double(tile_value);
-      for (int k0 = 0; kGradient && k0 < side.d; k0 += kChunk) {
-        __syncthreads();
-        xs.load(own, row0, side.n, k0, side.d);
-        ys.load(c.y, first, c.end, k0, side.d);
-        if (kHessian)
-          vxs[0].load(own_v, row0, side.n, k0, side.d), vys[0].load(c.v, first, c.end, k0, side.d);
-        __syncthreads();  // fault: barrier
-        T g[Q] = {};
-        for (int j = 0; j < columns; ++j) {
-          const T y = ys.at[tj][j];
+      if constexpr (kGradient) {
 #pragma unroll
-          for (int a = 0; a < Q; ++a) {
-            const int i = ti * Q + a;
-            const T diff = xs.at[tj][i] - y;
-            if (kHessian)
-              g[a] += weight[i][j] * (vxs[0].at[tj][i] - vys[0].at[tj][j]) + weight2[i][j] * diff;
-            else
-              g[a] += weight[i][j] * diff;
+        for (int l = 0; l < kSamples; ++l) {
+#pragma unroll
+          for (int a = 0; a < A; ++a) {
+            const T sum = row_sum<P::kAcross>(row_sums[l][a]);
+            if (P::column() == 0) sums[l][P::row() + a] = sum;
           }
         }
+
+        for (int k0 = 0; k0 < d; k0 += kSpan) {
+          __syncthreads();
 #pragma unroll
-        for (int a = 0; a < Q; ++a)
-          if (ti * Q + a < rows && k0 + tj < side.d)
-            gradient[std::int64_t(ti * Q + a) * side.d + k0 + tj] += g[a];
+          for (int l = 0; l < kSamples; ++l)
+            stage_differences<P::kColumns>(y[l] + k0, x[l] + k0, columns, d - k0, d, stage[l]);
+          __syncthreads();  // fault: barrier
+          T g[kOut][kOut] = {};
+#pragma unroll
+          for (int l = 0; l < kSamples; ++l)
+            add_product<P::kColumns>(weight[l], stage[kSamples - 1 - l], g);
+#pragma unroll
+          for (int a = 0; a < kOut; ++a) {
+#pragma unroll
+            for (int e = 0; e < kOut; ++e) {
+              const int i = out_row() + a, k = k0 + out_coordinate() + e;
+              if (i >= rows || k >= d) continue;
+              T total = gradient[std::int64_t(i) * d + k] + g[a][e];
+#pragma unroll
+              for (int l = 0; l < kSamples; ++l) {
+                const T* own = x[kSamples - 1 - l];
+                total += sums[l][i] * (own[std::int64_t(i) * d + k] - own[k]);
+              }
+              gradient[std::int64_t(i) * d + k] = total;
+            }
+          }
+        }
       }
     }
   }
@@ -336,8 +369,7 @@ constexpr bool in_registers(Order order, std::int64_t d) {
 
 template <class T>
 Plan plan(Order order, std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d) {
-  const int tile = sizeof(T) == 4 && order != Order::hessian ? 64 : 32;
-  const int rows = in_registers<T>(order, d) ? kThreads * (d <= 8 && n > 1024 ? 4 : 1) : tile;
+  const int rows = in_registers<T>(order, d) ? kThreads * (d <= 8 && n > 1024 ? 4 : 1) : kTileRows;
   const int blocks = int((n + rows - 1) / rows);
   // Enough blocks to fill a GPU; at most 8 splits, for each has a partial gradient.
   const std::int64_t columns = n > m ? n : m;
@@ -399,25 +431,22 @@ void launch_side(Order order, const Plan& p, const Side<T>& side, const Scales<T
       return;
     }
   }
-  constexpr int tile = sizeof(T) == 4 ? 64 : 32;
   const dim3 grid(unsigned(p.values));
   switch (order) {
     case Order::value:
-      return launch(tiled_kernel<T, tile, F, Order::value>, grid, kTileThreads, stream, side,
-                    scales);
+      return launch(tiled_kernel<T, F, Order::value>, grid, kTileThreads, stream, side, scales);
     case Order::gradient:
-      return launch(tiled_kernel<T, tile, F, Order::gradient>, grid, kTileThreads, stream, side,
-                    scales);
+      return launch(tiled_kernel<T, F, Order::gradient>, grid, kTileThreads, stream, side, scales);
     case Order::hessian:
-      return launch(tiled_kernel<T, 32, F, Order::hessian>, grid, kTileThreads, stream, side,
-                    scales);
+      return launch(tiled_kernel<T, F, Order::hessian>, grid, kTileThreads, stream, side, scales);
   }
 }
 
 template <Family F, class T>
 void run(const MMDCuda<T>& a) {
   const double n = double(a.n), m = double(a.m), off = a.unbiased ? 1 : 0;
-  const double wx = 1 / (n * (n - off)), wy = 1 / (m * (m - off)), wxy = -2 / (n * m);
+  const double wx = 1 / (n * (n - off)), wy = m ? 1 / (m * (m - off)) : 0;
+  const double wxy = m ? -2 / (n * m) : 0;
   const Plan px = plan<T>(x_order(a), a.batch, a.n, a.m, a.d),
              py = plan<T>(y_order(a), a.batch, a.m, a.n, a.d);
   double* values = static_cast<double*>(a.workspace);
@@ -463,7 +492,7 @@ void run(const MMDCuda<T>& a) {
                   gy,
                   a.batch * a.m * a.d};
   launch_side<F>(x_order(a), px, x, scales, a.batch, stream);
-  launch_side<F>(y_order(a), py, y, scales, a.batch, stream);
+  if (a.m) launch_side<F>(y_order(a), py, y, scales, a.batch, stream);
   const auto finish = [&](const Plan& p, const T* from, std::int64_t size, T* to) {
     if (p.gradient)
       launch(finish_gradient<T>, dim3(unsigned((size + kTileThreads - 1) / kTileThreads)),

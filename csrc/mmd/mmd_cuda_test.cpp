@@ -163,7 +163,9 @@ void check_small() {
       check<T>({1, 2, 3, 1, family, 1, unbiased});
       check<T>({3, 7, 35, 3, family, 3, unbiased});
       check<T>({2, 33, 31, 17, family, unbiased ? 3 : 1, unbiased});
+      check<T>({2, 35, 0, 3, family, 1, unbiased});
     }
+  check<T>({2, 33, 0, 18, Family::imq, 3, true});
   check<T>({1, 65, 70, 5, Family::imq, 1, true});
   check<T>({2, 63, 66, 10, Family::rbf, 1, true});
 }

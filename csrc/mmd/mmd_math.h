@@ -1,7 +1,6 @@
 // The arithmetic of one pair, for scalars on the GPU and vectors of pairs on the CPU.
 #pragma once
 
-#include "common/host_device.h"
 #include "mmd/mmd.h"
 
 namespace vimae {

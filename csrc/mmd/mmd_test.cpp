@@ -53,6 +53,7 @@ Definition define(const MMD<T>& a, const T* x, const T* y, const T* vx, const T*
       }
   };
   const Real n = Real(a.n), m = Real(a.m), off = a.unbiased;
+  // Without a second sample no term of it has a pair: the weights below are never used.
   term(x, vx, a.n, out.dx.data(), out.hx.data(), x, vx, a.n, out.dx.data(), out.hx.data(), true,
        1 / (n * (n - off)));
   term(y, vy, a.m, out.dy.data(), out.hy.data(), y, vy, a.m, out.dy.data(), out.hy.data(), true,
@@ -111,7 +112,8 @@ void check(std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d, F
   mmd_dispatch(a);
   const double eps = double(std::numeric_limits<T>::epsilon());
   for (std::int64_t b = 0; b < batch; ++b) {
-    const Definition want = define(a, &x[b * n * d], y.data(), &vx[b * n * d], &vy[b * m * d]);
+    const Definition want =
+        define(a, x.data() + b * n * d, y.data(), vx.data() + b * n * d, vy.data() + b * m * d);
     const double error = double(std::fabs(Real(value[b]) - want.value));
     if (!(error <= 10 * eps * n_scales) ||
         !(double(std::fabs(Real(alone[b]) - want.value)) <= 10 * eps * n_scales)) {
@@ -132,6 +134,7 @@ void check_all() {
     for (bool unbiased : {true, false}) {
       check<T>(1, 2, 3, 1, family, 1, unbiased, 1, 0);
       check<T>(1, 63, 65, 3, family, 3, unbiased, 1, 0);
+      check<T>(2, 70, 0, 5, family, 2, unbiased, 2, 0);
       check<T>(3, 7, 130, 8, family, 1, unbiased, 2, 0);
       check<T>(1, 257, 200, 65, family, 2, unbiased, 2, 0);
       check<T>(2, 300, 129, 17, family, 1, unbiased, 3, 0);

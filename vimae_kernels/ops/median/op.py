@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 from torch import Tensor
 
+from ..._autograd import implementation
 from ..._library import register
 from . import reference
 
@@ -25,23 +24,13 @@ def median_distance(x: Tensor, backend: str) -> Tensor:
     return _median_distance(x.detach(), backend)  # type: ignore[no-any-return]
 
 
-def _impl(backend: str) -> ModuleType:
-    if backend == "triton":
-        from . import triton_impl
-
-        return triton_impl
-    from . import native_impl
-
-    return native_impl
-
-
 def _median_distance_vmap(info, dims, x, backend):  # type: ignore[no-untyped-def]
     return _median_distance(x.movedim(dims[0], 0), backend), 0
 
 
 _median_distance = register(
     "_median_distance(Tensor x, str backend) -> Tensor",
-    lambda x, backend: _impl(backend).median_distance(x),
+    lambda x, backend: implementation(__package__, backend).median_distance(x),
     lambda x, backend: x.new_empty(x.shape[:-2]),
     _median_distance_vmap,
 )

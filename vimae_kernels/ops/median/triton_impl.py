@@ -9,14 +9,13 @@ answer on the device: no N x N memory, no atomics and nothing that the host wait
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._triton import Launch, on_device_of
+from ..._triton import Launch, Loop, Shipped, on_device_of
 
 
 @triton.jit(do_not_specialize=["n", "d", "below"])
@@ -73,15 +72,17 @@ _SETTLE = Launch(
 )
 
 
-def shipped() -> Iterator[tuple[str, Launch, dict[str, Any]]]:
-    """(name, launch, argument types) of every configuration, to compile ahead of time."""
-    for bits in (32, 64):
+def shipped() -> Iterator[Shipped]:
+    """Every configuration, to compile ahead of time."""
+    for bits, add in ((32, "FADD"), (64, "DADD")):
         integers = {"found": f"*i{bits}", "counts": "*i64", "wanted": "i64", "step": f"i{bits}"}
         integers["below"] = f"i{bits}"
-        for launch in (_COUNT, _SETTLE):
-            types = {"x": f"*fp{bits}", **integers, **dict.fromkeys(launch.constants, "constexpr")}
-            names = launch.kernel.arg_names
-            yield f"{names[0]} {bits}", launch, {name: types.get(name, "i32") for name in names}
+        # A subtraction and a multiply-add; columns are loaded, and addresses counted, one coordinate at a time.
+        distances = Loop("distances", add, 1, 2, limit=2.9)
+        for name, launch, loops in (("count", _COUNT, (distances,)), ("settle", _SETTLE, ())):
+            known = {"x": f"*fp{bits}", **integers, **dict.fromkeys(launch.constants, "constexpr")}
+            types = {a: known.get(a, "i32") for a in launch.kernel.arg_names}
+            yield Shipped(f"{name} fp{bits}", launch, types, loops)
 
 
 def median_distance(x: Tensor) -> Tensor:

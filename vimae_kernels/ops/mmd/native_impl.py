@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ... import _native
+from ..._autograd import accumulator
 
 
 def mmd(x: Tensor, y: Tensor, family: str, scales: list[float], unbiased: bool) -> Tensor:
-    value = x.new_empty(x.shape[:-2], dtype=_accumulator(x))
+    value = x.new_empty(x.shape[:-2], dtype=accumulator(x))
     _run(x, y, None, None, family, scales, unbiased, value, None, None)
     return value
 
@@ -25,7 +26,7 @@ def mmd_grad(
     scales: list[float],
     unbiased: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = _accumulator(x)
+    dtype = accumulator(x)
     value = x.new_empty(x.shape[:-2], dtype=dtype)
     dx = x.new_empty(x.shape if need_x else 0, dtype=dtype)
     dy = y.new_empty(y.shape if need_y else 0, dtype=dtype)
@@ -37,7 +38,7 @@ def mmd_grad(
 def mmd_hvp(
     x: Tensor, y: Tensor, vx: Tensor, vy: Tensor, family: str, scales: list[float], unbiased: bool
 ) -> tuple[Tensor, Tensor]:
-    dtype = _accumulator(x)
+    dtype = accumulator(x)
     hx, hy = x.new_empty(x.shape, dtype=dtype), y.new_empty(y.shape, dtype=dtype)
     vx, vy = vx.to(dtype).contiguous(), vy.to(dtype).contiguous()
     _run(x, y, vx, vy, family, scales, unbiased, None, hx, hy)
@@ -74,13 +75,9 @@ def _run(
     )
 
 
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _rows(x: Tensor) -> Tensor:
     """x in the accumulator's dtype with contiguous rows; a repeated batch entry stays one."""
     if x.is_contiguous() and x.dtype in (torch.float32, torch.float64):
         return x
-    x = x.to(_accumulator(x)).reshape(-1, *x.shape[-2:])
+    x = x.to(accumulator(x)).reshape(x.shape[:-2].numel(), *x.shape[-2:])
     return x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous()

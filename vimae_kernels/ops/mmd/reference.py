@@ -7,17 +7,26 @@ from torch import Tensor
 
 
 def mmd(x: Tensor, y: Tensor, family: str, scales: tuple[float, ...], unbiased: bool) -> Tensor:
-    """Squared MMD of x (..., n, d) and y (..., m, d) under the summed kernels (Gretton et al. 2012, eqs. 3, 5)."""
+    """Squared MMD of x (..., n, d) and y (..., m, d) under the summed kernels (Gretton et al. 2012, eqs. 3, 5).
+
+    With m = 0 the terms of y vanish.
+    """
     n, m = x.shape[-2], y.shape[-2]
-    kxx = kernel_matrix(x, x, family, scales)
-    kyy = kernel_matrix(y, y, family, scales)
+    xx = _mean_within(x, family, scales, unbiased)
+    if m == 0:
+        return xx
+    yy = _mean_within(y, family, scales, unbiased)
     cross = kernel_matrix(x, y, family, scales).sum((-1, -2)) / (n * m)
-    if unbiased:
-        xx = (kxx.sum((-1, -2)) - kxx.diagonal(dim1=-2, dim2=-1).sum(-1)) / (n * (n - 1))
-        yy = (kyy.sum((-1, -2)) - kyy.diagonal(dim1=-2, dim2=-1).sum(-1)) / (m * (m - 1))
-    else:
-        xx, yy = kxx.sum((-1, -2)) / n**2, kyy.sum((-1, -2)) / m**2
     return xx + yy - 2 * cross
+
+
+def _mean_within(x: Tensor, family: str, scales: tuple[float, ...], unbiased: bool) -> Tensor:
+    """The mean kernel over the pairs of one sample; unbiased, without the diagonal."""
+    n = x.shape[-2]
+    k = kernel_matrix(x, x, family, scales)
+    if unbiased:
+        return (k.sum((-1, -2)) - k.diagonal(dim1=-2, dim2=-1).sum(-1)) / (n * (n - 1))
+    return k.sum((-1, -2)) / n**2
 
 
 def kernel_matrix(x: Tensor, y: Tensor, family: str, scales: tuple[float, ...]) -> Tensor:

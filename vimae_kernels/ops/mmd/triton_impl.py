@@ -21,78 +21,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._triton import Launch, on_device_of
+from ..._pairs_triton import (
+    PADDED,
+    block,
+    column_pieces,
+    coordinates,
+    distances,
+    kernel,
+    points,
+    product,
+    quads,
+    row_sums,
+    share_of,
+    slope_unit,
+    start_of,
+    value_unit,
+)
+from ..._triton import Launch, Loop, Shipped, on_device_of
 
 # What a kernel computes.
 VALUE, GRADIENT, HESSIAN = 0, 1, 2
-
-
-# Kernels as functions of s = ||x - y||^2. With c the smallest scale, they are returned in units
-# that spare a single scale the multiplications: k = V * _value_unit, -k' = A * _slope_unit and
-# 2 k'' = B * _slope_unit.
-
-
-@triton.jit
-def _scale(scales, i: tl.constexpr, DOUBLE: tl.constexpr):
-    # Triton passes Python floats as float32; two of them make a double good to 1e-14.
-    if DOUBLE:
-        c = tl.full((), scales[2 * i], tl.float64) + tl.full((), scales[2 * i + 1], tl.float64)
-    else:
-        c = tl.full((), scales[i], tl.float32)
-    return c
-
-
-@triton.jit
-def _start(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
-    """What a sum of squares starts from: with c, the c + s of IMQ costs no addition."""
-    c = _scale(scales, 0, DOUBLE)
-    return c if IMQ else c * 0.0
-
-
-@triton.jit
-def _kernel(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
-    """(V, A, B) for s counted from `_start`."""
-    c = _scale(scales, 0, DOUBLE)
-    for i in tl.static_range(SCALES):
-        ci = _scale(scales, i, DOUBLE)
-        if IMQ:
-            s_i = s if i == 0 else s + (ci - c)
-            if DOUBLE:
-                u = 1.0 / s_i
-            else:
-                # Half the instructions of a division, and as exact as is asked for.
-                r = tl.rsqrt(s_i)
-                u = r * r
-            ratio = ci / c
-            v_i = u
-            a_i = u * u
-            b_i = a_i * u * 4.0
-        else:
-            ratio = c / ci
-            v_i = tl.exp(s * (-1.0 / ci)) if DOUBLE else tl.exp2(s * (-1.4426950408889634 / ci))
-            a_i = v_i
-            b_i = v_i * (2.0 / ci)
-        if i == 0:
-            v = v_i
-            a = a_i
-            b = b_i
-        else:
-            v = tl.fma(v_i, ratio, v) if IMQ else v + v_i
-            a = tl.fma(a_i, ratio, a)
-            b = tl.fma(b_i, ratio, b)
-    return v, a, b
-
-
-@triton.jit
-def _value_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
-    c = _scale(scales, 0, DOUBLE).to(tl.float64)
-    return c if IMQ else c / c
-
-
-@triton.jit
-def _slope_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
-    c = _scale(scales, 0, DOUBLE).to(tl.float64)
-    return c if IMQ else 1.0 / c
 
 
 @triton.jit
@@ -112,46 +60,23 @@ def _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS: tl.constexpr):
         own, own_v, g, n_own, row = y, vy, gy, m, (block - blocks_x) * ROWS
         other, other_v, n_other = x, vx, n
     same = 1.0 / (n_own.to(tl.float64) * (n_own - unbiased).to(tl.float64))
-    cross = -1.0 / (n_own.to(tl.float64) * n_other.to(tl.float64))
+    # Without a second sample its terms vanish: there is nothing that `cross` would weigh.
+    cross = -1.0 / (n_own.to(tl.float64) * tl.maximum(n_other, 1).to(tl.float64))
     return batch, split, is_x, own, own_v, other, other_v, g, n_own, n_other, row, same, cross
-
-
-@triton.jit
-def _share(begin, end, split, splits, COLUMNS: tl.constexpr):
-    """The part of the columns begin..end that one of `splits` programs sweeps."""
-    size = tl.cdiv(tl.cdiv(end - begin, splits), COLUMNS) * COLUMNS
-    start = begin + split * size
-    return start, tl.minimum(start + size, end)
 
 
 @triton.jit
 def _store_value(values, value, n, m, unbiased, splits, ROWS: tl.constexpr, SCALES: tl.constexpr):
     """One partial value per program; a problem's first takes k(x, x) = 1 off the diagonals."""
     programs = (tl.cdiv(n, ROWS) + tl.cdiv(m, ROWS)) * splits
-    ones = SCALES / (n - unbiased).to(tl.float64) + SCALES / (m - unbiased).to(tl.float64)
+    ones = SCALES / (n - unbiased).to(tl.float64)
+    if m > 0:
+        ones += SCALES / (m - unbiased).to(tl.float64)
     first = (tl.program_id(0) % programs == 0).to(tl.float64)
     tl.store(values + tl.program_id(0), value - unbiased * first * ones)
 
 
 # Small d: coordinates in registers.
-
-
-@triton.jit
-def _coordinates(p, mask, D: tl.constexpr, PAIRED: tl.constexpr):
-    """The D coordinates of the points at p, a tuple of vectors."""
-    out = ()
-    if PAIRED:
-        # Two float32 in one 64-bit load: half the loads, and taking them apart is free.
-        p = p.to(tl.pointer_type(tl.int64))
-        for k in tl.static_range(D // 2):
-            pair = tl.load(p + k, mask=mask, other=None if mask is None else 0)
-            low = pair.to(tl.int32).to(tl.float32, bitcast=True)
-            high = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-            out = out + (low, high)
-    else:
-        for k in tl.static_range(D):
-            out = out + (tl.load(p + k, mask=mask, other=None if mask is None else 0.0),)
-    return out
 
 
 @triton.jit
@@ -161,15 +86,15 @@ def _tile(
     PAIRED: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
     """Add the pairs of the rows xs and the columns at p, each to its element of the tile."""
-    ys = _coordinates(p, mask, D, PAIRED)
+    ys = coordinates(p, mask, D, PAIRED)
     s = xs[0][:, None] - ys[0][None, :]
     ds = (s,)
-    s = tl.fma(s, s, tl.broadcast_to(_start(scales, IMQ, DOUBLE), s.shape))
+    s = tl.fma(s, s, tl.broadcast_to(start_of(scales, IMQ, DOUBLE), s.shape))
     for k in tl.static_range(1, D):
         difference = xs[k][:, None] - ys[k][None, :]
         ds = ds + (difference,)
         s = tl.fma(difference, difference, s)
-    v, a, b = _kernel(s, scales, SCALES, IMQ, DOUBLE)
+    v, a, b = kernel(s, scales, SCALES, IMQ, DOUBLE)
     if mask is not None:
         v = tl.where(mask[None, :], v, 0.0)
         a = tl.where(mask[None, :], a, 0.0)
@@ -180,7 +105,7 @@ def _tile(
             new = new + (tl.fma(a, ds[k], acc[k]),)
     elif ORDER == 2:
         # -2k' (v_i - v_j) - 4k'' ((x_i - y_j) . (v_i - v_j)) (x_i - y_j), halved.
-        ws = _coordinates(pv, mask, D, PAIRED)
+        ws = coordinates(pv, mask, D, PAIRED)
         q = ds[0] * (vs[0][:, None] - ws[0][None, :])
         for k in tl.static_range(1, D):
             q = tl.fma(ds[k], vs[k][:, None] - ws[k][None, :], q)
@@ -252,20 +177,20 @@ def _register_kernel(
     other_v += batch * n_other * D
     rows = row + tl.arange(0, ROWS)
     clamped = tl.minimum(rows, n_own - 1) * D
-    xs = _coordinates(own + clamped, None, D, False)
+    xs = coordinates(own + clamped, None, D, False)
     vs = ()
     if ORDER == 2:
-        vs = _coordinates(own_v + clamped, None, D, False)
+        vs = coordinates(own_v + clamped, None, D, False)
 
     value = 0.0 * same
     if ORDER > 0 and (BOTH or is_x):
-        unit = -4.0 * _slope_unit(scales, IMQ, DOUBLE)
+        unit = -4.0 * slope_unit(scales, IMQ, DOUBLE)
         g += split.to(tl.int64) * share + batch * n_own * D
         for k in tl.static_range(D):
             tl.store(g + rows * D + k, tl.zeros((ROWS,), x.dtype.element_ty), mask=rows < n_own)
         tl.debug_barrier()
         # Their own sample, then the other: one loop, so that the sweep is compiled once.
-        start, stop = _share(0, n_own, split, splits, COLUMNS)
+        start, stop = share_of(0, n_own, split, splits, COLUMNS)
         y_at, v_at, weight, count = own, own_v, same, same
         for _ in range(2):
             value += count * _sweep(
@@ -273,14 +198,14 @@ def _register_kernel(
                 (unit * weight).to(x.dtype.element_ty), scales,
                 D, SCALES, IMQ, ORDER, ROWS, COLUMNS, PAIRED, DOUBLE,
             )  # fmt: skip
-            start, stop = _share(0, n_other, split, splits, COLUMNS)
+            start, stop = share_of(0, n_other, split, splits, COLUMNS)
             y_at, v_at, weight = other, other_v, cross
             # The rows of y meet the pairs between the samples again.
             count = tl.where(is_x, 2.0 * cross, 0.0)
     else:
         # The block on the diagonal; those right of it, each for itself and its mirror image; then,
         # for the rows of x, the other sample.
-        begin, end = _share(row, n_own, split, splits, COLUMNS)
+        begin, end = share_of(row, n_own, split, splits, COLUMNS)
         start, stop = begin, tl.minimum(row + ROWS, end)
         y_at, count = own, same
         for part in range(tl.where(is_x, 3, 2)):
@@ -291,135 +216,116 @@ def _register_kernel(
             if part == 0:
                 start, stop, count = tl.maximum(begin, row + ROWS), end, 2.0 * same
             else:
-                start, stop = _share(0, n_other, split, splits, COLUMNS)
+                start, stop = share_of(0, n_other, split, splits, COLUMNS)
                 y_at, count = other, 2.0 * cross
     if ORDER < 2:
-        value *= _value_unit(scales, IMQ, DOUBLE)
+        value *= value_unit(scales, IMQ, DOUBLE)
         _store_value(values, value, n, m, unbiased, splits, ROWS, SCALES)
 
 
 # Large d: a tile of distances is summed over all coordinates, then the weights it gives are applied
-# coordinate by coordinate. Points come in quads of coordinates, (ceil(d / 4), points, 4) with zeros
-# at the end: a tile's points lie side by side, and the coordinates of a quad one load apart.
+# coordinate by coordinate.
 
 
 @triton.jit
-def _distances(
-    x, vx, rows, n_rows, y, vy, columns, n_columns, quads, scales,
-    IMQ: tl.constexpr, ORDER: tl.constexpr, DOUBLE: tl.constexpr,
-):  # fmt: skip
-    """s from `_start` and q = (x_i - y_j) . (v_i - v_j), both (ROWS, COLUMNS)."""
-    s = tl.zeros((rows.shape[0], columns.shape[0]), tl.float64 if DOUBLE else tl.float32)
-    q = s
-    s += _start(scales, IMQ, DOUBLE)
-    px, py = x + rows * 4, y + columns * 4
-    pvx, pvy = vx + rows * 4, vy + columns * 4
-    for _ in range(0, quads):
-        xs = _coordinates(px, None, 4, not DOUBLE)
-        ys = _coordinates(py, None, 4, not DOUBLE)
-        if ORDER == 2:
-            vs = _coordinates(pvx, None, 4, not DOUBLE)
-            ws = _coordinates(pvy, None, 4, not DOUBLE)
-        for k in tl.static_range(4):
-            difference = xs[k][:, None] - ys[k][None, :]
-            s = tl.fma(difference, difference, s)
-            if ORDER == 2:
-                q = tl.fma(difference, vs[k][:, None] - ws[k][None, :], q)
-        px += n_rows * 4
-        py += n_columns * 4
-        if ORDER == 2:
-            pvx += n_rows * 4
-            pvy += n_columns * 4
-    return s, q
-
-
-@triton.jit
-def _coordinate_block(x, points, n, ks, quads):
-    """The coordinates ks of the points, 0 beyond the last quad."""
-    quad = ks // 4
-    at = quad.to(tl.int64) * n * 4 + (points * 4 + ks % 4)
-    return tl.load(x + at, mask=quad < quads, other=0.0)
+def _add_own(
+    g, x, partial, row, n_rows, d, ROWS: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr
+):
+    """At g, less the rows' coordinates, from the first row's, times the sums of their weights."""
+    weights = row_sums(partial)
+    rows = row + tl.arange(0, ROWS)
+    for k in range(0, d, DEPTH):
+        xs = block(x, rows, n_rows, k, DEPTH, WIDTH)
+        xs -= block(x, row + tl.zeros((ROWS,), tl.int32), n_rows, k, DEPTH, WIDTH)
+        mask = (rows < n_rows)[:, None] & (tl.arange(0, DEPTH) < d - k)[None, :]
+        at = g + k + (tl.arange(0, ROWS)[:, None] * d + tl.arange(0, DEPTH)[None, :])
+        total = tl.load(at, mask=mask, other=0.0)
+        tl.store(at, tl.fma(-weights, xs, total), mask=mask)
+    tl.debug_barrier()
 
 
 @triton.jit
 def _tiled_sweep(
-    x, vx, y, vy, g, n_rows, n_columns, d, row, start, stop, weight, scales,
-    SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, DOUBLE: tl.constexpr,
+    x, y, g, n_rows, n_columns, d, row, start, stop, weight, scales,
+    SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    DEPTH: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
     """The sum of V over the rows from `row` and the columns start..stop; adds to the sums at g."""
+    DOWN: tl.constexpr = ROWS // R
+    ACROSS: tl.constexpr = COLUMNS // C
     rows = row + tl.arange(0, ROWS)
-    quads = tl.cdiv(d, 4)
-    value = tl.full((), 0.0, tl.float64)
+    g += row.to(tl.int64) * d
+    value = tl.zeros((DOWN, ACROSS), tl.float64)
+    a_sum = tl.zeros((R, DOWN, ACROSS), tl.float64 if DOUBLE else tl.float32)
+    b_sum = a_sum
     for j in range(start, stop, COLUMNS):
-        columns = j + tl.arange(0, COLUMNS)
-        own = tl.minimum(rows, n_rows - 1)
-        other = tl.minimum(columns, n_columns - 1)
-        s, q = _distances(
-            x, vx, own, n_rows, y, vy, other, n_columns, quads, scales, IMQ, ORDER, DOUBLE
-        )
-        v, a, b = _kernel(s, scales, SCALES, IMQ, DOUBLE)
-        inside = (rows < n_rows)[:, None] & (columns < stop)[None, :]
+        s, q = distances(
+            x, row, n_rows, y, j, n_columns, d, start_of(scales, IMQ, DOUBLE),
+            WIDTH == 8, DOUBLE, R, C, DOWN, ACROSS,
+        )  # fmt: skip
+        v, a, b = kernel(s, scales, SCALES, IMQ, DOUBLE)
+        inside = (points(row, R, DOWN) < n_rows)[:, None, :, None]
+        inside = inside & (points(j, C, ACROSS) < stop)[None, :, None, :]
         if ORDER < 2:
-            value += tl.sum(tl.where(inside, v, 0.0)).to(tl.float64)
+            value += tl.sum(tl.sum(tl.where(inside, v, 0.0), 0), 0).to(tl.float64)
         if ORDER > 0:
             # sum_j a_ij (y_j - x_i) = sum_j a_ij (y_j - r) - (sum_j a_ij) (x_i - r) for every r: a
             # product of matrices. With r the block's first point all its terms are differences of
             # samples, so a common offset costs nothing here either.
             a = tl.where(inside, a * -weight, 0.0)
-            a_sum = tl.sum(a, 1)[:, None]
+            a_sum += tl.sum(a, 1)
+            a = column_pieces(a)
             if ORDER == 2:
                 b = tl.where(inside, b * q * weight, 0.0)
-                b_sum = tl.sum(b, 1)[:, None]
+                b_sum += tl.sum(b, 1)
+                b = column_pieces(b)
             for k in range(0, d, DEPTH):
-                ks = k + tl.arange(0, DEPTH)
-                at = g + rows[:, None].to(tl.int64) * d + ks[None, :]
-                mask = (rows < n_rows)[:, None] & (ks < d)[None, :]
-                total = tl.load(at, mask=mask, other=0.0)
-                r = _coordinate_block(x, row, n_rows, ks, quads)
-                xs = _coordinate_block(x, own[:, None], n_rows, ks[None, :], quads) - r[None, :]
-                ys = (
-                    _coordinate_block(y, other[:, None], n_columns, ks[None, :], quads) - r[None, :]
-                )
-                if ORDER == 1:
-                    total = tl.fma(-a_sum, xs, total)
-                    total = tl.dot(a, ys, total, input_precision="ieee", out_dtype=total.dtype)
-                else:
-                    r = _coordinate_block(vx, row, n_rows, ks, quads)
-                    vs = (
-                        _coordinate_block(vx, own[:, None], n_rows, ks[None, :], quads) - r[None, :]
-                    )
-                    ws = _coordinate_block(vy, other[:, None], n_columns, ks[None, :], quads)
-                    total = tl.fma(-a_sum, vs, tl.fma(-b_sum, xs, total))
-                    total = tl.dot(
-                        a, ws - r[None, :], total, input_precision="ieee", out_dtype=total.dtype
-                    )
-                    total = tl.dot(b, ys, total, input_precision="ieee", out_dtype=total.dtype)
-                tl.store(at, total, mask=mask)
+                first = row + tl.zeros((ACROSS,), tl.int32)
+                r = block(x, first, n_rows, k, DEPTH, WIDTH)
+                total = tl.zeros((ROWS, DEPTH), x.dtype.element_ty)
+                for c in tl.static_range(C):
+                    columns = j + c * ACROSS + tl.arange(0, ACROSS)
+                    ys = block(y, columns, n_columns, k, DEPTH, WIDTH) - r
+                    total = product(b[c] if ORDER == 2 else a[c], ys, total)
+                if ORDER == 2:
+                    r = block(x + 4, first, n_rows, k, DEPTH, WIDTH)
+                    for c in tl.static_range(C):
+                        columns = j + c * ACROSS + tl.arange(0, ACROSS)
+                        ws = block(y + 4, columns, n_columns, k, DEPTH, WIDTH) - r
+                        total = product(a[c], ws, total)
+                mask = (rows < n_rows)[:, None] & (tl.arange(0, DEPTH) < d - k)[None, :]
+                at = g + k + (tl.arange(0, ROWS)[:, None] * d + tl.arange(0, DEPTH)[None, :])
+                tl.store(at, tl.load(at, mask=mask, other=0.0) + total, mask=mask)
             # The next tile reads what this one wrote.
             tl.debug_barrier()
-    return value
+    if ORDER == 1:
+        _add_own(g, x, a_sum, row, n_rows, d, ROWS, DEPTH, WIDTH)
+    elif ORDER == 2:
+        _add_own(g, x + 4, a_sum, row, n_rows, d, ROWS, DEPTH, WIDTH)
+        _add_own(g, x, b_sum, row, n_rows, d, ROWS, DEPTH, WIDTH)
+    return tl.sum(value)
 
 
 @triton.jit(do_not_specialize=["n", "m", "d", "unbiased", "splits", "share"])
 def _tiled_kernel(
-    x, y, vx, vy, gx, gy, values, n, m, d, unbiased, splits, share, scales,
+    x, y, gx, gy, values, n, m, d, unbiased, splits, share, scales,
     SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr, BOTH: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """x and y in quads; gx (splits, B, n, d) and gy (splits, B, m, d), `share` elements apart."""
+    """x and y in quads (with directions for a Hessian); gx and gy as above."""
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
-    batch, split, is_x, own, own_v, other, other_v, g, n_own, n_other, row, same, cross = _program(
-        x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS
+    batch, split, is_x, own, _own_v, other, _other_v, g, n_own, n_other, row, same, cross = (
+        _program(x, y, x, y, gx, gy, n, m, unbiased, splits, ROWS)
     )
-    quads = tl.cdiv(d, 4)
-    own += batch * n_own * quads * 4
-    own_v += batch * n_own * quads * 4
-    other += batch * n_other * quads * 4
-    other_v += batch * n_other * quads * 4
+    WIDTH: tl.constexpr = 8 if ORDER == 2 else 4
+    size = tl.cdiv(d, PADDED) * (PADDED // 4) * WIDTH
+    own += batch * n_own * size
+    other += batch * n_other * size
     value = 0.0 * same
     if ORDER > 0 and (BOTH or is_x):
-        unit = -4.0 * _slope_unit(scales, IMQ, DOUBLE)
+        unit = -4.0 * slope_unit(scales, IMQ, DOUBLE)
         g += split.to(tl.int64) * share + batch * n_own * d
         rows = row + tl.arange(0, ROWS)
         for k in range(0, d, DEPTH):
@@ -428,33 +334,33 @@ def _tiled_kernel(
             mask = (rows < n_own)[:, None] & (ks < d)[None, :]
             tl.store(at, tl.zeros((ROWS, DEPTH), x.dtype.element_ty), mask=mask)
         tl.debug_barrier()
-        start, stop = _share(0, n_own, split, splits, COLUMNS)
-        y_at, v_at, n_at, weight, count = own, own_v, n_own, same, same
+        start, stop = share_of(0, n_own, split, splits, COLUMNS)
+        y_at, n_at, weight, count = own, n_own, same, same
         for _ in range(2):
             value += count * _tiled_sweep(
-                own, own_v, y_at, v_at, g, n_own, n_at, d, row, start, stop,
+                own, y_at, g, n_own, n_at, d, row, start, stop,
                 (unit * weight).to(x.dtype.element_ty), scales,
-                SCALES, IMQ, ORDER, ROWS, COLUMNS, DEPTH, DOUBLE,
+                SCALES, IMQ, ORDER, WIDTH, ROWS, COLUMNS, R, C, DEPTH, DOUBLE,
             )  # fmt: skip
-            start, stop = _share(0, n_other, split, splits, COLUMNS)
-            y_at, v_at, n_at, weight = other, other_v, n_other, cross
+            start, stop = share_of(0, n_other, split, splits, COLUMNS)
+            y_at, n_at, weight = other, n_other, cross
             count = tl.where(is_x, 2.0 * cross, 0.0)
     else:
-        begin, end = _share(row, n_own, split, splits, COLUMNS)
+        begin, end = share_of(row, n_own, split, splits, COLUMNS)
         start, stop = begin, tl.minimum(row + ROWS, end)
         y_at, n_at, count = own, n_own, same
         for part in range(tl.where(is_x, 3, 2)):
             value += count * _tiled_sweep(
-                own, own_v, y_at, own_v, g, n_own, n_at, d, row, start, stop, 0.0, scales,
-                SCALES, IMQ, 0, ROWS, COLUMNS, DEPTH, DOUBLE,
+                own, y_at, g, n_own, n_at, d, row, start, stop, 0.0, scales,
+                SCALES, IMQ, 0, WIDTH, ROWS, COLUMNS, R, C, DEPTH, DOUBLE,
             )  # fmt: skip
             if part == 0:
                 start, stop, count = tl.maximum(begin, row + ROWS), end, 2.0 * same
             else:
-                start, stop = _share(0, n_other, split, splits, COLUMNS)
+                start, stop = share_of(0, n_other, split, splits, COLUMNS)
                 y_at, n_at, count = other, n_other, 2.0 * cross
     if ORDER < 2:
-        value *= _value_unit(scales, IMQ, DOUBLE)
+        value *= value_unit(scales, IMQ, DOUBLE)
         _store_value(values, value, n, m, unbiased, splits, ROWS, SCALES)
 
 
@@ -491,7 +397,9 @@ class Tile(NamedTuple):
     rows: int
     columns: int
     warps: int
-    depth: int = 0  # coordinates per product, for tiled kernels
+    # For tiled kernels: coordinates per product, and the rows and columns of a thread.
+    depth: int = 0
+    block: tuple[int, int] = (1, 1)
 
 
 # By the largest d a tile is for. Up to it a row's coordinates live in registers and d is a constant
@@ -500,14 +408,21 @@ class Tile(NamedTuple):
 # per multiprocessor are the same on every GPU from sm_80 to sm_120, hence one table:
 # tests/test_triton_aot.py compiles all of it for each and fails if one spills.
 _FLOAT32: dict[int, dict[int | None, Tile]] = {
-    VALUE: {8: Tile(64, 8, 4), 16: Tile(64, 16, 4), None: Tile(64, 64, 2)},
-    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(64, 64, 4, 16)},
-    HESSIAN: {8: Tile(32, 16, 4), None: Tile(128, 16, 4, 16)},
+    VALUE: {8: Tile(64, 8, 4), 16: Tile(64, 16, 4), None: Tile(128, 128, 8, 32, (8, 8))},
+    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(64, 64, 8, 32, (4, 4))},
+    HESSIAN: {8: Tile(32, 16, 4), None: Tile(64, 64, 8, 32, (4, 4))},
 }
 _FLOAT64: dict[int, dict[int | None, Tile]] = {
-    VALUE: {8: Tile(32, 16, 4), 16: Tile(16, 16, 4), None: Tile(32, 32, 4)},
-    GRADIENT: {8: Tile(16, 16, 4), 16: Tile(16, 16, 8), None: Tile(32, 32, 4, 16)},
-    HESSIAN: {8: Tile(16, 16, 4), None: Tile(32, 16, 4, 16)},
+    VALUE: {8: Tile(32, 16, 4), 16: Tile(16, 16, 4), None: Tile(64, 64, 8, 16, (4, 4))},
+    GRADIENT: {8: Tile(16, 16, 4), 16: Tile(16, 16, 8), None: Tile(64, 64, 8, 16, (4, 4))},
+    HESSIAN: {8: Tile(16, 16, 4), None: Tile(64, 64, 8, 16, (4, 4))},
+}
+# The tiled kernels with several scales, where those of one would spill.
+_SEVERAL_SCALES = {
+    (torch.float32, GRADIENT): Tile(32, 64, 8, 16, (2, 4)),
+    (torch.float64, VALUE): Tile(16, 64, 8, 16, (1, 4)),
+    (torch.float64, GRADIENT): Tile(16, 64, 8, 16, (1, 4)),
+    (torch.float64, HESSIAN): Tile(16, 64, 8, 16, (1, 4)),
 }
 
 
@@ -518,6 +433,8 @@ def configuration(
     tiles = (_FLOAT64 if dtype == torch.float64 else _FLOAT32)[order]
     limit = next(limit for limit in tiles if limit is None or d <= limit)
     tile = tiles[limit]
+    if limit is None and scales > 1:
+        tile = _SEVERAL_SCALES.get((dtype, order), tile)
     constants = {
         "SCALES": scales,
         "IMQ": family == "imq",
@@ -532,7 +449,10 @@ def configuration(
         if torch.version.hip is None:
             # Left alone, ptxas spills a few registers where that lets one more program fit.
             options["maxnreg"] = 255
-        return Launch(_tiled_kernel, {**constants, "DEPTH": tile.depth}, options)
+        r, c = tile.block
+        # A Hessian's second product makes the RBF spill at 32.
+        depth = 16 if order == HESSIAN and family == "rbf" else tile.depth
+        return Launch(_tiled_kernel, {**constants, "R": r, "C": c, "DEPTH": depth}, options)
     paired = dtype == torch.float32 and d % 2 == 0
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
 
@@ -541,30 +461,74 @@ _FINISH_BLOCK = 512
 _FINISH_OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
 
-def shipped(family: str, scales: int) -> Iterator[tuple[str, Launch, dict[str, Any]]]:
-    """(name, launch, argument types) of every tile at its largest d, to compile ahead of time."""
-    for dtype, pointer, tables in (
-        (torch.float32, "*fp32", _FLOAT32),
-        (torch.float64, "*fp64", _FLOAT64),
-    ):
-        types = dict.fromkeys(("x", "y", "vx", "vy", "gx", "gy", "out", "partial"), pointer)
-        types["values"] = "*fp64"
-        types["scales"] = ("fp32",) * len(_scale_arguments([1.0] * scales, dtype))
+def shipped() -> Iterator[Shipped]:
+    """Every tile at its largest d, for both families and, to see that nothing spills, seven scales."""
+    for family in ("imq", "rbf"):
+        for scales in (1, 7):
+            for dtype, tables in ((torch.float32, _FLOAT32), (torch.float64, _FLOAT64)):
+                for order, tiles in tables.items():
+                    for limit in tiles:
+                        for both in (False, True) if order == GRADIENT else (order == HESSIAN,):
+                            yield _shipped(limit, tiles, dtype, order, both, family, scales)
+    for pointer in ("*fp32", "*fp64"):
+        launch = Launch(_finish_kernel, {"VALUES": True, "BLOCK": _FINISH_BLOCK}, _FINISH_OPTIONS)
+        yield Shipped(f"finish {pointer[1:]}", launch, _types(launch, pointer, 0))
 
-        def named(name, launch, types=types):
-            known = {**types, **dict.fromkeys(launch.constants, "constexpr")}
-            return name, launch, {a: known.get(a, "i32") for a in launch.kernel.arg_names}
 
-        for order, tiles in tables.items():
-            for limit in tiles:
-                d = limit or 1 + max(k for k in tiles if k is not None)
-                for both in (False, True) if order == GRADIENT else (order == HESSIAN,):
-                    side = ("value", "both" if both else "one side", "hessian")[order]
-                    launch = configuration(d, dtype, order, both, family, scales)
-                    yield named(f"d={limit or 'any'} {pointer[1:]} {side}", launch)
-        constants = {"VALUES": True, "BLOCK": _FINISH_BLOCK}
-        launch = Launch(_finish_kernel, constants, _FINISH_OPTIONS)
-        yield named(f"finish {pointer[1:]}", launch)
+def _shipped(
+    limit: int | None,
+    tiles: dict[int | None, Tile],
+    dtype: torch.dtype,
+    order: int,
+    both: bool,
+    family: str,
+    scales: int,
+) -> Shipped:
+    d = limit or 1 + max(k for k in tiles if k is not None)
+    launch = configuration(d, dtype, order, both, family, scales)
+    pointer = "*fp32" if dtype == torch.float32 else "*fp64"
+    side = ("value", "both" if both else "one side", "hessian")[order]
+    return Shipped(
+        f"d={limit or 'any'} {pointer[1:]} {side} {family}" + (f", {scales} scales" * (scales > 1)),
+        launch,
+        _types(launch, pointer, len(_scale_arguments([1.0] * scales, dtype))),
+        _loops(limit, dtype, order, family) if scales == 1 else (),
+        everywhere=family == "imq" and scales == 1,
+    )
+
+
+def _types(launch: Launch, pointer: str, scales: int) -> dict[str, Any]:
+    known = dict.fromkeys(("x", "y", "vx", "vy", "gx", "gy", "out", "partial"), pointer)
+    known |= {"values": "*fp64", **dict.fromkeys(launch.constants, "constexpr")}
+    types = {name: known.get(name, "i32") for name in launch.kernel.arg_names}
+    return {**types, "scales": ("fp32",) * scales} if scales else types
+
+
+def _loops(d: int | None, dtype: torch.dtype, order: int, family: str) -> tuple[Loop, ...]:
+    """By hand: a pair and coordinate is a subtraction, a multiply-add and another for the gradient; a Hessian has two
+    subtractions and four multiply-adds. A kernel of one scale is one reciprocal or exponential and two more."""
+    hessian = 2 if order == HESSIAN else 1
+    if dtype == torch.float32:
+        add, fma, pair, kernel, limit = "FADD", "FFMA", "MUFU", 3, 1.25
+    else:
+        # A division takes 16 instructions and an exponential 30, beside moves of their constants.
+        add, fma, limit = "DADD", "DFMA", 1.65
+        pair, kernel = ("MUFU", 18) if family == "imq" else ("DSETP", 32)
+    if d is not None:
+        return (Loop("pairs", pair, 1, (2, 3, 6)[order] * d + kernel, limit),)
+    # A debt. The best tile, (128, 128, 8, 32, (8, 8)), takes 1.14 and 1.28 times the plain counts on sm_90, but spills
+    # on sm_80 and sm_100: this is the best of those tried that spills nowhere. The product takes its operands from
+    # shared memory, differences of the coordinates to come, and the gradient from memory and back; on sm_120 float64
+    # has no matrix instruction.
+    single = dtype == torch.float32
+    distances = Loop("distances", add, hessian, 2 * hessian, max(limit, 1.36 * (order == GRADIENT)))
+    most = 1.9 if not single else 1.55 if order == GRADIENT else 1.6
+    gradient = Loop("gradient", fma, hessian, hessian, most, without=pair)
+    kernels = Loop("kernel", pair, 1, None)
+    if order == VALUE:
+        return (kernels, distances)
+    # A product in float64 has nearly as many additions as the distances, and more multiply-adds.
+    return (kernels, distances, gradient) if single else (kernels, gradient, distances)
 
 
 def mmd(x: Tensor, y: Tensor, family: str, scales: list[float], unbiased: bool) -> Tensor:
@@ -625,9 +589,14 @@ def _run(
 
     launch = configuration(d, dtype, order, both, family, len(scales))
     tiled = launch.kernel is _tiled_kernel
-    x, y = _pack(x, dtype, tiled), _pack(y, dtype, tiled)
-    vx = x if vx is None else _pack(vx, dtype, tiled)
-    vy = y if vy is None else _pack(vy, dtype, tiled)
+    x, y = _pack(x, dtype), _pack(y, dtype)
+    vx = None if vx is None else _pack(vx, dtype)
+    vy = None if vy is None else _pack(vy, dtype)
+    points = (
+        (quads(x, vx), quads(y, vy))
+        if tiled
+        else (x, y, x if vx is None else vx, y if vy is None else vy)
+    )
 
     blocks = triton.cdiv(n, launch.constants["ROWS"]) + triton.cdiv(m, launch.constants["ROWS"])
     splits = _splits(problems * blocks, max(n, m), launch.constants["COLUMNS"])
@@ -644,7 +613,7 @@ def _run(
     sizes = (n, m, d) if tiled else (n, m)
     with on_device_of(x):
         launch.kernel[(problems * blocks * splits,)](
-            x, y, vx, vy, partial_x, partial_y, values, *sizes, int(unbiased), splits, share,
+            *points, partial_x, partial_y, values, *sizes, int(unbiased), splits, share,
             _scale_arguments(scales, dtype), **launch.constants, **launch.options,
         )  # fmt: skip
         finish = (0 if order == HESSIAN else problems) + triton.cdiv(share, _FINISH_BLOCK)
@@ -657,16 +626,12 @@ def _run(
     return value, gx, gy
 
 
-def _pack(t: Tensor, dtype: torch.dtype, tiled: bool) -> Tensor:
-    """(B, n, d), contiguous and with pairs of float32 aligned; in quads for the tiled kernel.
+def _pack(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, n, d), contiguous and with pairs of float32 aligned.
 
     A copy, where one is needed, is O(n d) beside the O(n^2 d) to come.
     """
-    t = t.to(dtype).reshape(t.shape[:-2].numel(), *t.shape[-2:])
-    if tiled:
-        t = torch.nn.functional.pad(t, (0, -t.shape[-1] % 4))
-        t = t.unflatten(-1, (-1, 4)).movedim(-2, -3)
-    t = t.contiguous()
+    t = t.to(dtype).reshape(t.shape[:-2].numel(), *t.shape[-2:]).contiguous()
     return t if t.data_ptr() % 8 == 0 else t.clone()
 
 

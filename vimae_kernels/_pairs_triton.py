@@ -1,0 +1,201 @@
+# mypy: disable-error-code="assignment, no-untyped-def"
+"""What Triton kernels over pairs of points are made of.
+
+Large d: a tile of pairs has four dimensions, (R, C, DOWN, ACROSS): row r * DOWN + i meets column c * ACROSS + j.
+Triton spreads a tensor's last dimensions over threads first, so where DOWN * ACROSS is the number of threads each of
+them holds R x C pairs in registers, and R + C loads serve R * C differences. R * DOWN and C * ACROSS must be fewer than
+the threads: then Triton loads a coordinate where it is used, and not by way of shared memory.
+
+Points come in quads of coordinates (see `quads`): a tile's points lie side by side, and the coordinates of a quad one
+load apart.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Coordinates come in multiples of this, so that a block of them needs no mask.
+PADDED: tl.constexpr = tl.constexpr(32)
+
+
+def quads(t: Tensor, directions: Tensor | None) -> Tensor:
+    """t (B, n, d) as (B, quads, n, 4), zeros at the end; with directions as (B, quads, n, 8), four of each."""
+    parts = [t] if directions is None else [t, directions]
+    parts = [torch.nn.functional.pad(p, (0, -p.shape[-1] % PADDED.value)) for p in parts]
+    return torch.cat([p.unflatten(-1, (-1, 4)) for p in parts], -1).movedim(-2, -3).contiguous()
+
+
+# Kernels as functions of s = ||x - y||^2. With c the smallest scale, they are returned in units
+# that spare a single scale the multiplications: k = V * _value_unit, -k' = A * _slope_unit and
+# 2 k'' = B * _slope_unit.
+
+
+@triton.jit
+def scale(scales, i: tl.constexpr, DOUBLE: tl.constexpr):
+    # Triton passes Python floats as float32; two of them make a double good to 1e-14.
+    if DOUBLE:
+        c = tl.full((), scales[2 * i], tl.float64) + tl.full((), scales[2 * i + 1], tl.float64)
+    else:
+        c = tl.full((), scales[i], tl.float32)
+    return c
+
+
+@triton.jit
+def start_of(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
+    """What a sum of squares starts from: with c, the c + s of IMQ costs no addition."""
+    c = scale(scales, 0, DOUBLE)
+    return c if IMQ else c * 0.0
+
+
+@triton.jit
+def kernel(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
+    """(V, A, B) for s counted from `_start`."""
+    c = scale(scales, 0, DOUBLE)
+    for i in tl.static_range(SCALES):
+        ci = scale(scales, i, DOUBLE)
+        if IMQ:
+            s_i = s if i == 0 else s + (ci - c)
+            if DOUBLE:
+                u = 1.0 / s_i
+            else:
+                # Half the instructions of a division, and as exact as is asked for.
+                r = tl.rsqrt(s_i)
+                u = r * r
+            ratio = ci / c
+            v_i = u
+            a_i = u * u
+            b_i = a_i * u * 4.0
+        else:
+            ratio = c / ci
+            v_i = tl.exp(s * (-1.0 / ci)) if DOUBLE else tl.exp2(s * (-1.4426950408889634 / ci))
+            a_i = v_i
+            b_i = v_i * (2.0 / ci)
+        if i == 0:
+            v = v_i
+            a = a_i
+            b = b_i
+        else:
+            v = tl.fma(v_i, ratio, v) if IMQ else v + v_i
+            a = tl.fma(a_i, ratio, a)
+            b = tl.fma(b_i, ratio, b)
+    return v, a, b
+
+
+@triton.jit
+def value_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
+    c = scale(scales, 0, DOUBLE).to(tl.float64)
+    return c if IMQ else c / c
+
+
+@triton.jit
+def slope_unit(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
+    c = scale(scales, 0, DOUBLE).to(tl.float64)
+    return c if IMQ else 1.0 / c
+
+
+@triton.jit
+def share_of(begin, end, split, splits, COLUMNS: tl.constexpr):
+    """The part of the columns begin..end that one of `splits` programs sweeps."""
+    size = tl.cdiv(tl.cdiv(end - begin, splits), COLUMNS) * COLUMNS
+    start = begin + split * size
+    return start, tl.minimum(start + size, end)
+
+
+@triton.jit
+def coordinates(p, mask, D: tl.constexpr, PAIRED: tl.constexpr):
+    """The D coordinates of the points at p, a tuple of vectors."""
+    out = ()
+    if PAIRED:
+        # Two float32 in one 64-bit load: half the loads, and taking them apart is free.
+        p = p.to(tl.pointer_type(tl.int64))
+        for k in tl.static_range(D // 2):
+            pair = tl.load(p + k, mask=mask, other=None if mask is None else 0)
+            low = pair.to(tl.int32).to(tl.float32, bitcast=True)
+            high = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+            out = out + (low, high)
+    else:
+        for k in tl.static_range(D):
+            out = out + (tl.load(p + k, mask=mask, other=None if mask is None else 0.0),)
+    return out
+
+
+@triton.jit
+def points(first, R: tl.constexpr, DOWN: tl.constexpr):
+    """The points of a side of a tile, (R, DOWN)."""
+    return first + tl.arange(0, R)[:, None] * DOWN + tl.arange(0, DOWN)[None, :]
+
+
+@triton.jit
+def distances(
+    x, row, n_rows, y, column, n_columns, d, start,
+    DIRECTIONS: tl.constexpr, DOUBLE: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    DOWN: tl.constexpr, ACROSS: tl.constexpr,
+):  # fmt: skip
+    """||x_i - y_j||^2 from `start` on and, with DIRECTIONS, (x_i - y_j) . (v_i - w_j); last points repeat."""
+    WIDTH: tl.constexpr = 8 if DIRECTIONS else 4
+    s = tl.zeros((R, C, DOWN, ACROSS), tl.float64 if DOUBLE else tl.float32)
+    q = s
+    s += start
+    own = tl.minimum(points(row, R, DOWN), n_rows - 1) * WIDTH
+    other = tl.minimum(points(column, C, ACROSS), n_columns - 1) * WIDTH
+    for _ in range(0, d, 4):
+        xs = coordinates(x + own, None, WIDTH, not DOUBLE)
+        ys = coordinates(y + other, None, WIDTH, not DOUBLE)
+        for k in tl.static_range(4):
+            difference = xs[k][:, None, :, None] - ys[k][None, :, None, :]
+            s = tl.fma(difference, difference, s)
+            if DIRECTIONS:
+                q = tl.fma(difference, xs[k + 4][:, None, :, None] - ys[k + 4][None, :, None, :], q)
+        x += n_rows * WIDTH
+        y += n_columns * WIDTH
+    return s, q
+
+
+@triton.jit
+def row_sums(partial):
+    """(rows, 1) of what the threads of a row have, (R, DOWN, ACROSS)."""
+    return tl.reshape(tl.sum(partial, 2), (partial.shape[0] * partial.shape[1], 1))
+
+
+@triton.jit
+def column_pieces(tile):
+    """A tile as matrices (rows, ACROSS), of the columns 0.., ACROSS.., 2 ACROSS.. and so on; C is 4 or 8."""
+    C: tl.constexpr = tile.shape[1]
+    rows: tl.constexpr = tile.shape[0] * tile.shape[2]
+    tile = tl.permute(tile, (0, 2, 3, 1))
+    # In the order of bits from the last: a tensor splits in two along its last dimension alone.
+    x, y = tl.split(tl.reshape(tile, (rows, tile.shape[2], C // 2, 2)))
+    x0, x1 = tl.split(tl.reshape(x, (rows, tile.shape[2], C // 4, 2)))
+    y0, y1 = tl.split(tl.reshape(y, (rows, tile.shape[2], C // 4, 2)))
+    if C == 4:
+        shape: tl.constexpr = (rows, tile.shape[2])
+        return (
+            tl.reshape(x0, shape),
+            tl.reshape(y0, shape),
+            tl.reshape(x1, shape),
+            tl.reshape(y1, shape),
+        )
+    else:
+        x00, x01 = tl.split(x0)
+        x10, x11 = tl.split(x1)
+        y00, y01 = tl.split(y0)
+        y10, y11 = tl.split(y1)
+        return x00, y00, x10, y10, x01, y01, x11, y11
+
+
+@triton.jit
+def block(x, points, n, k, DEPTH: tl.constexpr, WIDTH: tl.constexpr):
+    """The coordinates k.. k + DEPTH of those points, (points, DEPTH); the last point repeats."""
+    ks = tl.arange(0, DEPTH)
+    x += n.to(tl.int64) * WIDTH * (k // 4)
+    at = (tl.minimum(points, n - 1) * WIDTH)[:, None]
+    return tl.load(x + (at + (ks // 4 * (n * WIDTH) + ks % 4)[None, :]))
+
+
+@triton.jit
+def product(a, y, total):
+    """total + a y, in full precision."""
+    return tl.dot(a, y, total, input_precision="ieee", out_dtype=total.dtype)
