@@ -1,0 +1,57 @@
+"""ksd on the C++ core: allocates the outputs; half types are computed in float32."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ... import _native
+from ..._autograd import accumulator
+
+
+def ksd(
+    z: Tensor, score: Tensor | None, family: str, scales: list[float], unbiased: bool
+) -> Tensor:
+    value = z.new_empty(z.shape[:-2], dtype=accumulator(z))
+    _run(z, score, family, scales, unbiased, value, None, None)
+    return value
+
+
+def ksd_grad(
+    z: Tensor,
+    score: Tensor | None,
+    need_score: bool,
+    family: str,
+    scales: list[float],
+    unbiased: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = accumulator(z)
+    value = z.new_empty(z.shape[:-2], dtype=dtype)
+    dz = z.new_empty(z.shape, dtype=dtype)
+    dscore = z.new_empty(z.shape if need_score else 0, dtype=dtype)
+    _run(z, score, family, scales, unbiased, value, dz, dscore if need_score else None)
+    return value, dz, dscore
+
+
+def _run(
+    z: Tensor,
+    score: Tensor | None,
+    family: str,
+    scales: list[float],
+    unbiased: bool,
+    value: Tensor,
+    dz: Tensor | None,
+    dscore: Tensor | None,
+) -> None:
+    if z.is_cuda and len(scales) > _native.cuda_limit("max_scales"):
+        most = _native.cuda_limit("max_scales")
+        raise ValueError(f"kernel has {len(scales)} scales; CUDA C++ takes at most {most}")
+    shape = math.prod(z.shape[:-2]), *z.shape[-2:]
+    if shape[0] == 0:
+        return
+    z = z.to(value.dtype).contiguous()
+    score = None if score is None else score.to(value.dtype).contiguous()
+    config = family == "rbf", scales, unbiased
+    needs = score is not None, dz is not None, dscore is not None
+    _native.call("ksd", z, z, score, *shape, *config, value, dz, dscore, workspace=shape + needs)

@@ -1,0 +1,27 @@
+"""The Stein gradient on the C++ core: allocates the output; half types are computed in float32."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ... import _native
+from ..._autograd import accumulator
+
+
+def stein_gradient(z: Tensor, score: Tensor | None, family: str, scales: list[float]) -> Tensor:
+    dtype = accumulator(z)
+    phi = z.new_empty(z.shape, dtype=dtype)
+    shape = math.prod(z.shape[:-2]), *z.shape[-2:]
+    if z.is_cuda and len(scales) > _native.cuda_limit("max_scales"):
+        most = _native.cuda_limit("max_scales")
+        raise ValueError(f"kernel has {len(scales)} scales; CUDA C++ takes at most {most}")
+    if shape[0] == 0:
+        return phi
+    z = z.to(dtype).contiguous()
+    score = None if score is None else score.to(dtype).contiguous()
+    config = family == "rbf", scales
+    needs = (score is not None,)
+    _native.call("stein", z, z, score, *shape, *config, phi, workspace=shape + needs)
+    return phi

@@ -1,0 +1,158 @@
+"""The Stein variational gradient and its loss: the public functions, their checks and the operation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ... import _checks, _score
+from ..._autograd import accumulator, implementation, lead, plain
+from ..._backend import Backend, resolve
+from ..._distributed import check_group, gather
+from ..._library import register
+from ...kernels import RBF, Kernel, resolve_kernel
+from . import reference
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+def stein_gradient(
+    z: Tensor,
+    prior: Distribution | Literal["normal", "logistic"] = "normal",
+    kernel: Kernel = "rbf",
+    *,
+    score: Tensor | None = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Stein variational gradient: the direction that moves the samples z fastest towards a prior p.
+
+    With s = grad log p,
+
+        phi_i = 1/n sum_j [ k(z_i, z_j) s(z_j) + grad_{z_j} k(z_j, z_i) ],
+
+    j = i included. z + step * phi lowers KL(q || p), q being the distribution of z. One pass over the
+    pairs in O(n d) memory. No gradient flows through phi.
+
+    Args:
+        z: samples (..., n, d) in float64, float32, bfloat16 or float16; any strides. Leading dimensions
+            are independent problems.
+        prior: `"normal"`, N(0, I); `"logistic"`, independent coordinates of mean 0 and variance 1; or a
+            `torch.distributions.Distribution` over R^d, or over R with independent coordinates, whose
+            `log_prob` is differentiated.
+        kernel: `RBF`, `IMQ`, or `"rbf"`, `"imq"` for their defaults.
+        score: grad log p at z (..., n, d), in place of `prior`; its leading dimensions broadcast
+            against those of z.
+        backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
+
+    Returns:
+        (..., n, d) in the dtype of z, computed in float64 for float64 input, otherwise float32; in units
+        of the score. NaN or Inf in the data gives NaN.
+
+    Raises:
+        TypeError: not a tensor, distribution or kernel; a prior given as samples, which have no score; a
+            dtype that is not floating point.
+        ValueError: shapes that do not fit, devices that differ, n < 2 for `RBF("median")`, an unknown
+            name, a score beside a prior.
+        RuntimeError: an explicit `backend` that cannot run here.
+
+    Source: Liu and Wang, Stein Variational Gradient Descent (2016), eq. 8; Zhao et al., InfoVAE (2019),
+    sec. 4.1.2.
+    """
+    return _phi(z, prior, kernel, score, backend).to(z.dtype)
+
+
+def stein_loss(
+    z: Tensor,
+    prior: Distribution | Literal["normal", "logistic"] = "normal",
+    kernel: Kernel = "rbf",
+    *,
+    score: Tensor | None = None,
+    group: ProcessGroup | None = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """A loss whose gradient moves the samples z along their Stein variational gradient phi:
+
+        -1/n sum_i z_i . stop_gradient(phi_i).
+
+    Its gradient with respect to z_i is -phi_i / n, so that descent lowers KL(q || p), q being the
+    distribution of z. (InfoVAE, sec. 4.1.2, prints the sum without the minus, which ascends.) The value
+    itself means nothing. Derivatives of every order and mode are those of a function linear in z.
+
+    Args, errors and source are those of `stein_gradient`, and
+
+        group: a torch.distributed process group: the loss of the samples of all its ranks, which may have
+            different n. Every rank returns the same value, and its gradient with respect to the rank's own
+            samples is that of a single process which has all (first derivatives only).
+
+    Returns:
+        (...): float64 for float64 input, otherwise float32.
+    """
+    if group is not None:
+        check_group(group)
+        _checks.samples("z", z)
+        _score.check(z, prior, score)
+        z = gather("z", z, group)
+        score = None if score is None else gather("score", score.detach(), group)
+    phi = _phi(z, prior, kernel, score, backend)
+    return (z.to(phi.dtype) * phi).sum((-1, -2)) / -z.shape[-2]
+
+
+def _phi(
+    z: Tensor,
+    prior: Distribution | Literal["normal", "logistic"],
+    kernel: Kernel,
+    score: Tensor | None,
+    backend: Backend | None,
+) -> Tensor:
+    """The Stein gradient in the accumulator's dtype."""
+    k = resolve_kernel(kernel)
+    median = isinstance(k, RBF) and k.bandwidth == "median"
+    _checks.samples("z", z, *((2, " for the median distance") if median else (1, "")))
+    _score.check(z, prior, score)
+    chosen = resolve(backend, z.device)
+
+    x, s = _score.samples_and_score(z.detach(), prior, score)
+    s = None if s is None else s.detach()
+    unit = None
+    if median:
+        x, s, unit = _score.in_units_of_the_median(x, s, chosen)
+    scales = _score.scales_of(k, z.shape[-1])
+    if chosen == "reference":
+        x = x.to(accumulator(x))
+        phi = reference.stein_gradient(x, -x if s is None else s.to(x.dtype), k.family, scales)
+    else:
+        tensors = (x,) if s is None else (x, s)
+        transformed = torch._C._are_functorch_transforms_active()
+        run = _stein_impl if plain(*tensors) and not transformed else _stein
+        phi = run(x, s, k.family, scales, chosen)
+    return phi if unit is None else phi / unit
+
+
+# The operation, shared by the backends: z (..., n, d), score of the same shape and dtype or None for the
+# standard normal, phi in the accumulator's dtype.
+
+
+def _stein_impl(z, score, family, scales, backend):  # type: ignore[no-untyped-def]
+    return implementation(__package__, backend).stein_gradient(z, score, family, scales)
+
+
+def _stein_fake(z, score, family, scales, backend):  # type: ignore[no-untyped-def]
+    return z.new_empty(z.shape, dtype=accumulator(z))
+
+
+def _stein_vmap(info, dims, z, score, *rest):  # type: ignore[no-untyped-def]
+    size = info.batch_size
+    score = None if score is None else lead(score, dims[1], size)
+    return _stein(lead(z, dims[0], size), score, *rest), 0
+
+
+_stein = register(
+    "_stein(Tensor z, Tensor? score, str family, float[] scales, str backend) -> Tensor",
+    _stein_impl,
+    _stein_fake,
+    _stein_vmap,
+)
