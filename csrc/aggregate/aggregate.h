@@ -1,0 +1,123 @@
+// Log densities of an aggregated Gaussian posterior at z (batch, n, d), for posteriors mean and
+// log_var (batch, B, d), and their first gradient.
+//
+// Everything is in bits: l_ijk = -1/2 log2(2 pi var_jk) - t_ijk^2 with t_ijk = (z_ik - mean_jk)
+// s_jk and s_jk = sqrt(log2(e) / (2 var_jk)). NaN or infinity in the data makes NaN.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dispatch.h"
+
+namespace vimae {
+
+// w_ij: 1 / B, 1 / (B N) or, for n = B, with M = B - 1: 1 / N at j = i, (N - M) / (N M) at
+// j = (i + 1) mod B and 1 / M elsewhere; N is the size of the data set.
+enum class Weighting { uniform, mws, mss };
+
+template <class T>
+struct Aggregate {
+  const T* z;
+  const T* mean;
+  const T* log_var;
+  // Rows are contiguous; a batch stride of 0 repeats one problem's numbers.
+  std::int64_t z_batch_stride, mean_batch_stride, log_var_batch_stride;
+  std::int64_t batch, n, B, d;
+  Weighting weighting;
+  std::int64_t dataset_size;
+  // Outputs, contiguous: joint (batch, n) and marginal (batch, n, d) in nats. The joint is float64
+  // for every T: at d = 4096 it is in the thousands, and the gradient exponentiates it.
+  double* joint;
+  T* marginal;
+  // (batch, n, d), for the gradient: peak_ik = max_j l_ijk, exactly as computed, and
+  // total_ik = sum_j w_ij 2^(l_ijk - peak_ik). Their relation to l is exact where the marginal's,
+  // far from every mean, has lost all digits to rounding.
+  T* peak;
+  T* total;
+  int threads;
+};
+
+// With P_ij = g_joint_i w_ij exp(sum_k l_ijk - joint_i), Q_ijk = g_marginal_ik w_ij 2^(l_ijk -
+// peak_ik) / total_ik, R = P + Q and u_ijk = (z_ik - mean_jk) / var_jk: dz_ik = -sum_j R u,
+// dmean_jk = sum_i R u, dlog_var_jk = sum_i R (u (z_ik - mean_jk) - 1) / 2.
+template <class T>
+struct AggregateGradient {
+  const T* z;
+  const T* mean;
+  const T* log_var;
+  std::int64_t z_batch_stride, mean_batch_stride, log_var_batch_stride;
+  std::int64_t batch, n, B, d;
+  Weighting weighting;
+  std::int64_t dataset_size;
+  // Contiguous: what the forward pass made, and the upstream gradients.
+  const double* joint;
+  const T* peak;
+  const T* total;
+  const T* g_joint;     // (batch, n)
+  const T* g_marginal;  // (batch, n, d)
+  // Outputs, contiguous.
+  T* dz;
+  T* dmean;
+  T* dlog_var;
+  int threads;
+};
+
+#define VIMAE_AGGREGATE(level)                                                   \
+  VIMAE_DECLARE_IN(level, void aggregate_cpu(const Aggregate<float>&);           \
+                   void aggregate_cpu(const Aggregate<double>&);                 \
+                   void aggregate_gradient_cpu(const AggregateGradient<float>&); \
+                   void aggregate_gradient_cpu(const AggregateGradient<double>&);)
+VIMAE_EACH_LEVEL(VIMAE_AGGREGATE)
+#undef VIMAE_AGGREGATE
+
+// The same on a GPU: all pointers are device memory.
+template <class T>
+struct AggregateCuda {
+  const T* z;
+  const T* mean;
+  const T* log_var;
+  std::int64_t z_batch_stride, mean_batch_stride, log_var_batch_stride;
+  std::int64_t batch, n, B, d;
+  Weighting weighting;
+  std::int64_t dataset_size;
+  double* joint;
+  T* marginal;
+  T* peak;
+  T* total;
+  void* workspace;  // aggregate_cuda_workspace bytes
+  void* stream;     // cudaStream_t
+};
+
+template <class T>
+struct AggregateGradientCuda {
+  const T* z;
+  const T* mean;
+  const T* log_var;
+  std::int64_t z_batch_stride, mean_batch_stride, log_var_batch_stride;
+  std::int64_t batch, n, B, d;
+  Weighting weighting;
+  std::int64_t dataset_size;
+  const double* joint;
+  const T* peak;
+  const T* total;
+  const T* g_joint;
+  const T* g_marginal;
+  T* dz;
+  T* dmean;
+  T* dlog_var;
+  void* workspace;  // aggregate_gradient_cuda_workspace bytes
+  void* stream;     // cudaStream_t
+};
+
+// They look at batch, n, B and d.
+std::int64_t aggregate_cuda_workspace(const AggregateCuda<float>&);
+std::int64_t aggregate_cuda_workspace(const AggregateCuda<double>&);
+std::int64_t aggregate_gradient_cuda_workspace(const AggregateGradientCuda<float>&);
+std::int64_t aggregate_gradient_cuda_workspace(const AggregateGradientCuda<double>&);
+// Launch and return: nothing is allocated, nothing waits.
+void aggregate_cuda(const AggregateCuda<float>&);
+void aggregate_cuda(const AggregateCuda<double>&);
+void aggregate_gradient_cuda(const AggregateGradientCuda<float>&);
+void aggregate_gradient_cuda(const AggregateGradientCuda<double>&);
+
+}  // namespace vimae

@@ -1,0 +1,389 @@
+"""Log densities and entropies of an aggregated Gaussian posterior: public functions, checks and derivatives."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ... import _checks
+from ..._autograd import implementation, lead, plain, refuse_tangents
+from ..._backend import Backend, resolve
+from ..._distributed import check_group, gather
+from ..._library import register
+from . import reference
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Weighting = Literal["uniform", "mws", "mss"]
+WEIGHTINGS = ("uniform", "mws", "mss")
+
+
+class AggregateLogDensity(NamedTuple):
+    """Log densities in nats: of the joint distribution (..., n) and of every coordinate (..., n, d)."""
+
+    joint: Tensor
+    marginal: Tensor
+
+
+class LatentInformation(NamedTuple):
+    """Entropies and information of a latent space, in nats; `latent_information` has the formulas."""
+
+    joint_entropy: Tensor
+    marginal_entropy: Tensor
+    conditional_entropy: Tensor
+    total_correlation: Tensor
+    mutual_information: Tensor
+    marginal_information: Tensor
+
+
+def aggregate_log_density(
+    z: Tensor,
+    mean: Tensor,
+    log_var: Tensor,
+    *,
+    weighting: Weighting = "uniform",
+    dataset_size: int | None = None,
+    backend: Backend | None = None,
+) -> AggregateLogDensity:
+    """Log density of an aggregated Gaussian posterior and of its marginals, at samples z.
+
+        joint_i     = log sum_j w_ij prod_k N(z_ik; mean_jk, var_jk)
+        marginal_ik = log sum_j w_ij N(z_ik; mean_jk, var_jk)
+
+    with var = exp(log_var), over a batch of B posteriors. The weights are
+
+        "uniform"  w_ij = 1 / B
+        "mws"      w_ij = 1 / (B N), minibatch-weighted: N is the size of the data set
+        "mss"      minibatch-stratified, for the B posteriors that the n = B samples were drawn from: with
+                   M = B - 1, w_ii = 1 / N, w_ij = (N - M) / (N M) for j = (i + 1) mod B, else 1 / M
+                   (the paper's; public code has the 1 / N in a column, so that rows do not sum to 1)
+
+    One pass over the pairs gives all of them in O((n + B) d) memory. First derivatives with respect to
+    z, mean and log_var are exact; a second raises.
+
+    Args:
+        z: samples (..., n, d) in float64, float32, bfloat16 or float16; any strides.
+        mean: means (..., B, d) of the posteriors. Leading dimensions are independent problems and broadcast.
+        log_var: logarithms (..., B, d) of their variances. Made for -20 to 20.
+        weighting: `"uniform"`, `"mws"` or `"mss"`.
+        dataset_size: N, the number of data points that the minibatch of B was drawn from, at least B for
+            "mss"; "uniform" needs none and ignores it.
+        backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
+
+    Returns:
+        A named tuple: joint (..., n) and marginal (..., n, d), in nats; float64 for float64 input, otherwise
+        float32. Mixed input is promoted as in torch. NaN or Inf in the data gives NaN.
+
+    Raises:
+        TypeError: not a tensor; a dtype that is not floating point; a dataset_size that is not an integer.
+        ValueError: shapes that do not fit, devices that differ, an unknown weighting, a dataset_size that is
+            missing or out of range; for "mss", n other than B or B < 2.
+        RuntimeError: an explicit `backend` that cannot run here.
+
+    Source: IMAE, eq. 34; InfoVAE, App. B.2; Chen et al., Isolating Sources of Disentanglement in VAEs (2018),
+    eq. 5 ("mws") and App. C.2 ("mss").
+    """
+    size = _check(z, mean, log_var, weighting, dataset_size)
+    chosen = resolve(backend, z.device)
+    dtype = torch.promote_types(torch.promote_types(z.dtype, mean.dtype), log_var.dtype)
+    dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    z, mean, log_var = z.to(dtype), mean.to(dtype), log_var.to(dtype)
+    if not z.shape[:-2] == mean.shape[:-2] == log_var.shape[:-2]:
+        batch = torch.broadcast_shapes(z.shape[:-2], mean.shape[:-2], log_var.shape[:-2])
+        z, mean, log_var = (x.expand(*batch, *x.shape[-2:]) for x in (z, mean, log_var))
+
+    if chosen == "reference":
+        return AggregateLogDensity(*reference.log_density(z, mean, log_var, weighting, size))
+    refuse_tangents("aggregate_log_density", z, mean, log_var)
+    inputs = z, mean, log_var, weighting, size, chosen
+    if torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
+            # torch.compile drops the gradient of custom operations inside torch.func.grad without a word.
+            torch._dynamo.graph_break(
+                msg="vimae_kernels.aggregate_log_density inside torch.func inside torch.compile"
+            )
+        joint, marginal, *_ = _TransformableLogDensity.apply(*inputs)
+    elif torch.is_grad_enabled() and any(x.requires_grad for x in (z, mean, log_var)):
+        joint, marginal = _LogDensity.apply(*inputs)
+    else:
+        run = _log_density_impl if plain(z, mean, log_var) else _log_density
+        joint, marginal, *_ = run(*inputs)
+    return AggregateLogDensity(joint.to(dtype), marginal)
+
+
+def latent_information(
+    z: Tensor,
+    mean: Tensor,
+    log_var: Tensor,
+    *,
+    weighting: Weighting = "uniform",
+    dataset_size: int | None = None,
+    group: ProcessGroup | None = None,
+    backend: Backend | None = None,
+) -> LatentInformation:
+    """Entropies, total correlation and mutual information of a latent space with Gaussian posteriors q(z|x).
+
+    Entropies of the aggregated posterior are minus the mean of its log densities at the samples z, those of
+    the posteriors are exact:
+
+        joint_entropy        (...)     H(z) = -mean_i joint_i
+        marginal_entropy     (..., d)  H(z_k) = -mean_i marginal_ik
+        conditional_entropy  (..., d)  H(z_k|x) = mean_j (1 + log 2 pi + log_var_jk) / 2
+        total_correlation    (...)     sum_k H(z_k) - H(z)
+        mutual_information   (...)     I(x; z) = H(z) - sum_k H(z_k|x)
+        marginal_information (..., d)  I(x; z_k) = H(z_k) - H(z_k|x)
+
+    all in nats. Arguments, weights, dtypes and errors are those of `aggregate_log_density`; z are samples of
+    the posteriors. Differentiable with respect to z, mean and log_var, once. With `group`, a
+    torch.distributed process group, the samples and posteriors are those of all its ranks, in their order;
+    every rank returns the same, and its gradients with respect to its own tensors are those of a single
+    process which has all.
+
+    Estimates from one batch: I(x; z) has noise around log B, its most for B data points, because H(z) is sampled
+    where H(z|x) is exact. InfoVAE's estimator (App. B.2), which samples both, never exceeds log B:
+    mean_i (log q(z_i|x_i) - joint_i) with "uniform" weights.
+
+    Source: IMAE, eq. 34 and App. B; InfoVAE, App. B.2; Chen et al. 2018, eq. 2.
+    """
+    if group is not None:
+        z, mean, log_var = _gathered(z, mean, log_var, group)
+    joint, marginal = aggregate_log_density(
+        z, mean, log_var, weighting=weighting, dataset_size=dataset_size, backend=backend
+    )
+    joint_entropy, marginal_entropy = -joint.mean(-1), -marginal.mean(-2)
+    conditional = 0.5 * (1 + math.log(2 * math.pi) + log_var.to(joint.dtype).mean(-2))
+    conditional = conditional.expand(marginal_entropy.shape)
+    return LatentInformation(
+        joint_entropy,
+        marginal_entropy,
+        conditional,
+        (joint - marginal.sum(-1)).mean(-1),
+        joint_entropy - conditional.sum(-1),
+        marginal_entropy - conditional,
+    )
+
+
+def total_correlation(
+    z: Tensor,
+    mean: Tensor,
+    log_var: Tensor,
+    *,
+    weighting: Weighting = "uniform",
+    dataset_size: int | None = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Total correlation of the aggregated posterior, sum_k H(z_k) - H(z) = mean_i (joint_i - sum_k marginal_ik).
+
+    The penalty of beta-TCVAE (`weighting="mws"` or `"mss"`) and IMAE (`"uniform"`), in nats, of shape (...):
+    `latent_information(...).total_correlation` without the rest. Arguments, dtypes and errors are those of
+    `aggregate_log_density`.
+
+    Source: IMAE, eq. 10 and App. B; Chen et al., Isolating Sources of Disentanglement in VAEs (2018), eq. 2.
+    """
+    joint, marginal = aggregate_log_density(
+        z, mean, log_var, weighting=weighting, dataset_size=dataset_size, backend=backend
+    )
+    return (joint - marginal.sum(-1)).mean(-1)
+
+
+def _gathered(
+    z: Tensor, mean: Tensor, log_var: Tensor, group: ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What all ranks have."""
+    check_group(group)
+    for name, x in (("z", z), ("mean", mean), ("log_var", log_var)):
+        _checks.samples(name, x)
+    return gather("z", z, group), gather("mean", mean, group), gather("log_var", log_var, group)
+
+
+def _check(
+    z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, dataset_size: int | None
+) -> int:
+    """The size of the data set, 0 where there is none; raises for what cannot be computed."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting is {weighting!r}; known weightings are {list(WEIGHTINGS)}")
+    _checks.samples("z", z)
+    _checks.samples("mean", mean)
+    _checks.samples("log_var", log_var)
+    _checks.same_space("z", z, "mean", mean)
+    _checks.same_space("z", z, "log_var", log_var)
+    _checks.same_space("mean", mean, "log_var", log_var)
+    B = mean.shape[-2]
+    if log_var.shape[-2] != B:
+        raise ValueError(
+            f"log_var has shape {tuple(log_var.shape)}; it must have the {B} rows of mean, "
+            f"{tuple(mean.shape)}"
+        )
+    if dataset_size is None:
+        if weighting == "uniform":
+            return 0
+        raise ValueError(f"dataset_size is None; weighting {weighting!r} needs an int >= 1")
+    if not isinstance(dataset_size, Integral) or isinstance(dataset_size, bool):
+        raise TypeError(
+            f"dataset_size is of type {type(dataset_size).__name__}; it must be an int >= 1"
+        )
+    if not 1 <= dataset_size < 2**63:
+        raise ValueError(f"dataset_size is {dataset_size}; it must be at least 1, and below 2^63")
+    if weighting == "mss":
+        if z.shape[-2] != B or B < 2:
+            raise ValueError(
+                f"z has shape {tuple(z.shape)} and mean {tuple(mean.shape)}; weighting 'mss' needs as many "
+                "samples as posteriors, at least 2"
+            )
+        if dataset_size < B:
+            raise ValueError(
+                f"dataset_size is {dataset_size}; for weighting 'mss' it must be at least the batch's {B}"
+            )
+    return 0 if weighting == "uniform" else int(dataset_size)
+
+
+# The operations: one per direction, shared by the backends. z is (..., n, d), mean and log_var (..., B, d) with
+# equal batch dimensions, in float32 or float64; csrc/aggregate/aggregate.h says what they give.
+
+
+def _log_density_impl(z, mean, log_var, weighting, dataset_size, backend):  # type: ignore[no-untyped-def]
+    return implementation(__package__, backend).log_density(
+        z, mean, log_var, weighting, dataset_size
+    )
+
+
+def _log_density_fake(z, mean, log_var, weighting, dataset_size, backend):  # type: ignore[no-untyped-def]
+    joint = z.new_empty(z.shape[:-1], dtype=torch.float64)
+    return joint, z.new_empty(z.shape), z.new_empty(z.shape), z.new_empty(z.shape)
+
+
+def _log_density_vmap(info, dims, z, mean, log_var, *rest):  # type: ignore[no-untyped-def]
+    led = _led(info, dims, z, mean, log_var)
+    return _log_density(*led, *rest), (0, 0, 0, 0)
+
+
+def _led(info, dims, *tensors):  # type: ignore[no-untyped-def]
+    return (lead(x, dim, info.batch_size) for x, dim in zip(tensors, dims, strict=False))
+
+
+_log_density = register(
+    "_aggregate_log_density(Tensor z, Tensor mean, Tensor log_var, str weighting, int dataset_size, "
+    "str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    _log_density_impl,
+    _log_density_fake,
+    _log_density_vmap,
+)
+
+
+def _log_density_grad_impl(  # type: ignore[no-untyped-def]
+    z, mean, log_var, joint, peak, total, g_joint, g_marginal, weighting, dataset_size, backend
+):
+    return implementation(__package__, backend).log_density_grad(
+        z, mean, log_var, joint, peak, total, g_joint, g_marginal, weighting, dataset_size
+    )
+
+
+def _log_density_grad_fake(z, mean, log_var, *rest):  # type: ignore[no-untyped-def]
+    return z.new_empty(z.shape), mean.new_empty(mean.shape), log_var.new_empty(log_var.shape)
+
+
+def _log_density_grad_vmap(info, dims, *arguments):  # type: ignore[no-untyped-def]
+    return _log_density_grad(*_led(info, dims, *arguments[:8]), *arguments[8:]), (0, 0, 0)
+
+
+_log_density_grad = register(
+    "_aggregate_log_density_grad(Tensor z, Tensor mean, Tensor log_var, Tensor joint, Tensor peak, "
+    "Tensor total, Tensor g_joint, Tensor g_marginal, str weighting, int dataset_size, str backend) "
+    "-> (Tensor, Tensor, Tensor)",
+    _log_density_grad_impl,
+    _log_density_grad_fake,
+    _log_density_grad_vmap,
+)
+
+
+class _LogDensity(torch.autograd.Function):
+    """The eager and the compiled path."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, mean: Tensor, log_var: Tensor, *config: Any) -> Any:
+        run = _log_density_impl if plain(z, mean, log_var) else _log_density
+        joint, marginal, peak, total = run(z, mean, log_var, *config)
+        ctx.save_for_backward(z, mean, log_var, joint, peak, total)
+        ctx.config = config
+        return joint.to(z.dtype), marginal
+
+    @staticmethod
+    def backward(ctx: Any, g_joint: Tensor, g_marginal: Tensor) -> Any:
+        inputs = *ctx.saved_tensors, g_joint, g_marginal, *ctx.config
+        if torch.compiler.is_compiling():
+            gradients = _log_density_grad(*inputs)
+        elif torch.is_grad_enabled():  # create_graph
+            gradients = _LogDensityBackward.apply(*inputs)
+        else:
+            short = plain(*ctx.saved_tensors, g_joint, g_marginal)
+            run = _log_density_grad_impl if short else _log_density_grad
+            gradients = run(*inputs)
+        return *gradients, None, None, None
+
+
+# The rest is for second derivatives and torch.func, which want setup_context and no *args: 10 microseconds
+# more per call.
+
+
+class _TransformableLogDensity(torch.autograd.Function):
+    """_LogDensity for torch.func; what the gradient needs are outputs, which is the only way to save them."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z, mean, log_var, weighting, dataset_size, backend):  # type: ignore[no-untyped-def]
+        joint, *rest = _log_density(z, mean, log_var, weighting, dataset_size, backend)
+        return joint.to(z.dtype), *rest, joint.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        z, mean, log_var, *config = inputs
+        _, _, peak, total, joint = output
+        ctx.mark_non_differentiable(peak, total, joint)
+        ctx.save_for_backward(z, mean, log_var, joint, peak, total)
+        ctx.config = config
+
+    @staticmethod
+    def backward(ctx: Any, g_joint: Tensor, g_marginal: Tensor, *_: Any) -> Any:
+        gradients = _LogDensityBackward.apply(*ctx.saved_tensors, g_joint, g_marginal, *ctx.config)
+        return *gradients, None, None, None
+
+
+class _LogDensityBackward(torch.autograd.Function):
+    """The first derivative. A second is refused rather than silently dropped."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        z, mean, log_var, joint, peak, total, g_joint, g_marginal, weighting, dataset_size, backend
+    ):
+        return _log_density_grad(
+            z,
+            mean,
+            log_var,
+            joint,
+            peak,
+            total,
+            g_joint,
+            g_marginal,
+            weighting,
+            dataset_size,
+            backend,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(
+            "vimae_kernels.aggregate_log_density has a first derivative, not a second: use "
+            "backend='reference', which plain autograd differentiates any number of times"
+        )
