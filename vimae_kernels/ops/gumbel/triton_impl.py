@@ -1,0 +1,332 @@
+# mypy: disable-error-code="assignment, no-untyped-def"
+"""The Gumbel-softmax in Triton: a program has one or several rows, and makes their noise as it goes.
+
+Up to some thousand categories a row is held in registers and met once. Beyond, a first sweep over it
+finds the largest element and the sums, a second writes, and both make the noise: four logarithms of
+arithmetic cost less than the memory to keep it.
+
+Four neighbouring elements share a block of Philox words. A row that does not begin with the first
+of four starts up to three columns early, which are left out.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..._autograd import accumulator
+from ..._triton import Launch, Shipped, on_device_of
+
+
+@triton.jit
+def _philox(counter, k0, k1):
+    """Philox4x32-10 of int64 counters, with the words of the key: four words each."""
+    c0, c1 = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
+    c2, c3 = tl.zeros_like(c0), tl.zeros_like(c0)
+    for i in tl.static_range(10):
+        p0 = c0.to(tl.uint64) * 0xD2511F53
+        p1 = c2.to(tl.uint64) * 0xCD9E8D57
+        c0 = (p1 >> 32).to(tl.uint32) ^ c1 ^ (k0 + (0x9E3779B9 * i & 0xFFFFFFFF))
+        c2 = (p0 >> 32).to(tl.uint32) ^ c3 ^ (k1 + (0xBB67AE85 * i & 0xFFFFFFFF))
+        c1, c3 = p1.to(tl.uint32), p0.to(tl.uint32)
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def _log1p_near(r, DOUBLE: tl.constexpr):
+    """log(1 + r) for sqrt(1/2) <= 1 + r <= sqrt(2), exact also where r is small: see gumbel_math.h."""
+    TERMS: tl.constexpr = 10 if DOUBLE else 4
+    s = r / (r + 2.0)
+    z = s * s
+    half = r * r * 0.5
+    p = z * (2.0 / (2 * TERMS + 1))
+    for k in tl.static_range(1, TERMS):
+        p = (p + 2.0 / (2 * (TERMS - k) + 1)) * z
+    return r - (half - s * (half + p))
+
+
+@triton.jit
+def _split(x, DOUBLE: tl.constexpr):
+    """(k, f) with x = 2^k f and sqrt(1/2) <= f < sqrt(2), for normal positive x."""
+    INT: tl.constexpr = tl.int64 if DOUBLE else tl.int32
+    MANTISSA: tl.constexpr = 52 if DOUBLE else 23
+    SQRT_HALF: tl.constexpr = 0x3FE6A09E667F3BCD if DOUBLE else 0x3F3504F3
+    bits = x.to(INT, bitcast=True) - SQRT_HALF
+    k = bits >> MANTISSA
+    f = (bits & ((1 << MANTISSA) - 1)) + SQRT_HALF
+    return k.to(x.dtype), f.to(x.dtype, bitcast=True)
+
+
+@triton.jit
+def _add_log2(k, log, DOUBLE: tl.constexpr):
+    HIGH: tl.constexpr = 0.6931471803691238 if DOUBLE else 0.693145751953125
+    LOW: tl.constexpr = 1.9082149292705877e-10 if DOUBLE else 1.428606765330187e-06
+    return k * HIGH + (log + k * LOW)
+
+
+@triton.jit
+def _gumbel(word, DOUBLE: tl.constexpr):
+    """-log(-log(1 - u)) with u = (word + 1/2) 2^-32."""
+    FLOAT: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    # Of u and 1 - u the smaller is exact; below 1 - sqrt(1/2), log(1 - u) needs no exponent.
+    small = word < 1257966797
+    v = (tl.where(small, word, ~word).to(FLOAT) + 0.5) * 2.3283064365386963e-10
+    k, f = _split(v, DOUBLE)
+    near = _log1p_near(tl.where(small, -v, f - 1.0), DOUBLE)
+    e = -_add_log2(tl.where(small, 0.0, k), near, DOUBLE)
+    if DOUBLE:
+        k, f = _split(e, DOUBLE)
+        g = -_add_log2(k, _log1p_near(f - 1.0, DOUBLE), DOUBLE)
+    else:
+        # One instruction, good to 2^-22: g is added to logits.
+        g = tl.log2(e) * -0.6931471805599453
+    return g
+
+
+@triton.jit
+def _words(block, k0, k1, start, COLUMNS: tl.constexpr):
+    """The words of COLUMNS elements of each row, `start` after the first of the block."""
+    counter = block + (start // 4 + tl.arange(0, COLUMNS // 4))[None, :]
+    w0, w1, w2, w3 = _philox(counter, k0, k1)
+    return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+
+
+@triton.jit
+def _rows(seed, rows, K, share, ROWS: tl.constexpr, SEEDS: tl.constexpr, ALIGNED: tl.constexpr):
+    """Of each row, as columns: its number, its first block and column in it, and its key."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    number = tl.zeros_like(row)
+    if SEEDS:
+        number = row // share
+    first = (row - number * share) * K
+    key = tl.load(seed + number, mask=row < rows, other=0)
+    early = first * 0 if ALIGNED else first & 3
+    return (
+        row[:, None],
+        (first >> 2)[:, None],
+        early.to(tl.int32)[:, None],
+        key.to(tl.uint32)[:, None],
+        (key >> 32).to(tl.uint32)[:, None],
+    )
+
+
+@triton.jit
+def _exp(x, DOUBLE: tl.constexpr):
+    return tl.exp(x) if DOUBLE else tl.exp2(x)
+
+
+@triton.jit
+def _float(bits, DOUBLE: tl.constexpr):
+    """A float64 or float32 that came as an integer: Triton takes Python floats as float32."""
+    return tl.cast(bits, tl.float64 if DOUBLE else tl.float32, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["rows", "K", "share", "scale", "slope"])
+def _sample_kernel(
+    logits, seed, gradient, out, rows, K, share, scale, slope,
+    MODE: tl.constexpr, SEEDS: tl.constexpr, ALIGNED: tl.constexpr, WHOLE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The sample of logits (rows, K), or the gradient in them of the soft one: MODE "soft", "hard", "gradient".
+
+    `share` rows have a seed together; `scale` and `slope` are 2 / tau, in units of _exp, and 1 / tau.
+    """
+    DOUBLE: tl.constexpr = logits.dtype.element_ty == tl.float64
+    FLOAT: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    scale = _float(scale, DOUBLE)
+    row, block, early, k0, k1 = _rows(seed, rows, K, share, ROWS, SEEDS, ALIGNED)
+    if ALIGNED:
+        K = tl.multiple_of(K, 4)
+    stop = tl.where(row < rows, K, 0)
+    at = row * K - early
+    columns = tl.arange(0, COLUMNS)[None, :]
+    lowest = float("-inf")
+    if WHOLE:
+        c = columns - early
+        inside = (c >= 0) & (c < stop)
+        z = tl.load(logits + at + columns, mask=inside, other=lowest).to(FLOAT)
+        z += _gumbel(_words(block, k0, k1, 0, COLUMNS), DOUBLE)
+        most = tl.max(z, 1)[:, None]
+        if MODE == "hard":
+            first = tl.min(tl.where(z == most, c, K), 1)[:, None]
+            undefined = tl.max((z != z).to(tl.int32), 1)[:, None] > 0
+            y = tl.where(c == first, 1.0, 0.0)
+            y = tl.where(undefined | (most - most != 0.0), float("nan"), y)
+        else:
+            # In halves: the difference of two finite numbers may be infinite.
+            y = _exp((z * 0.5 - most * 0.5) * scale, DOUBLE)
+            y /= tl.sum(y, 1)[:, None]
+        if MODE == "gradient":
+            g = tl.load(gradient + at + columns, mask=inside, other=0.0).to(FLOAT)
+            dot = tl.sum(tl.where(inside, y * g, 0.0), 1)[:, None]
+            y = y * (g - dot) * _float(slope, DOUBLE)
+        tl.store(out + at + columns, y.to(out.dtype.element_ty), mask=inside)
+    else:
+        # Each column of the block has a maximum, and its sums are relative to it.
+        # Sums must not meet the difference of two infinities.
+        LEAST: tl.constexpr = -1.7976931348623157e308 if DOUBLE else -3.4028234663852886e38
+        highest = tl.full((ROWS, COLUMNS), lowest if MODE == "hard" else LEAST, FLOAT)
+        total = tl.zeros((ROWS, COLUMNS), FLOAT)
+        dot = tl.zeros((ROWS, COLUMNS), FLOAT)
+        found = tl.zeros((ROWS, COLUMNS), tl.int32)
+        for start in range(0, K + 3, COLUMNS):
+            c = start + columns - early
+            inside = (c >= 0) & (c < stop)
+            z = tl.load(logits + at + start + columns, mask=inside, other=lowest).to(FLOAT)
+            z += _gumbel(_words(block, k0, k1, start, COLUMNS), DOUBLE)
+            higher = z > highest
+            if MODE == "hard":
+                total = tl.where(z != z, 1.0, total)
+                found = tl.where(higher, c, found)
+            else:
+                ahead = (z * 0.5 - highest * 0.5) * scale
+                x = _exp(-tl.abs(ahead), DOUBLE)
+                total = tl.where(higher, total * x + 1.0, total + x)
+                if MODE == "gradient":
+                    g = tl.load(gradient + at + start + columns, mask=inside, other=0.0).to(FLOAT)
+                    dot = tl.where(higher, dot * x + g, dot + x * g)
+            highest = tl.where(higher, z, highest)
+        most = tl.max(highest, 1)[:, None]
+        if MODE == "hard":
+            first = tl.min(tl.where(highest == most, found, K), 1)[:, None]
+            undefined = tl.max(total, 1)[:, None] > 0.0
+        else:
+            weight = _exp((highest * 0.5 - most * 0.5) * scale, DOUBLE)
+            inverse = 1.0 / tl.sum(total * weight, 1)[:, None]
+            mean = tl.sum(dot * weight, 1)[:, None] * inverse
+        for start in range(0, K + 3, COLUMNS):
+            c = start + columns - early
+            inside = (c >= 0) & (c < stop)
+            if MODE == "hard":
+                y = tl.where(c == first, 1.0, 0.0)
+                y = tl.where(undefined | (most - most != 0.0), float("nan"), y)
+            else:
+                z = tl.load(logits + at + start + columns, mask=inside, other=lowest).to(FLOAT)
+                z += _gumbel(_words(block, k0, k1, start, COLUMNS), DOUBLE)
+                y = _exp((z * 0.5 - most * 0.5) * scale, DOUBLE) * inverse
+            if MODE == "gradient":
+                g = tl.load(gradient + at + start + columns, mask=inside, other=0.0).to(FLOAT)
+                y = y * (g - mean) * _float(slope, DOUBLE)
+            tl.store(out + at + start + columns, y.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows", "K", "slope"])
+def _backward_kernel(
+    sample, gradient, out, rows, K, slope, WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """out = sample (gradient - sum(sample gradient)) / tau of the rows of (rows, K)."""
+    DOUBLE: tl.constexpr = sample.dtype.element_ty == tl.float64
+    slope = _float(slope, DOUBLE)
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    stop = tl.where(row < rows, K, 0)
+    columns = tl.arange(0, COLUMNS)[None, :]
+    at = row * K + columns
+    if WHOLE:
+        y = tl.load(sample + at, mask=columns < stop, other=0.0)
+        g = tl.load(gradient + at, mask=columns < stop, other=0.0)
+        g -= tl.sum(y * g, 1)[:, None]
+        tl.store(out + at, y * g * slope, mask=columns < stop)
+    else:
+        dot = tl.zeros((ROWS, COLUMNS), sample.dtype.element_ty)
+        for start in range(0, K, COLUMNS):
+            y = tl.load(sample + at + start, mask=start + columns < stop, other=0.0)
+            g = tl.load(gradient + at + start, mask=start + columns < stop, other=0.0)
+            dot += y * g
+        total = tl.sum(dot, 1)[:, None]
+        for start in range(0, K, COLUMNS):
+            y = tl.load(sample + at + start, mask=start + columns < stop, other=0.0)
+            g = tl.load(gradient + at + start, mask=start + columns < stop, other=0.0)
+            tl.store(out + at + start, y * (g - total) * slope, mask=start + columns < stop)
+
+
+def _tile(K: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Constants and options for rows of K columns: four elements per thread and more for long rows."""
+    whole = K <= 8192
+    columns = max(16, triton.next_power_of_2(K)) if whole else 2048
+    warps = 4 if columns <= 1024 else 8 if columns <= 4096 else 16
+    constants = {"WHOLE": whole, "ROWS": max(1, 512 // columns), "COLUMNS": columns}
+    return constants, {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+
+
+def _sample_launch(K: int, mode: str, seeds: bool) -> Launch:
+    aligned = K % 4 == 0
+    constants, options = _tile(K if aligned else K + 3)
+    constants = {"MODE": mode, "SEEDS": seeds, "ALIGNED": aligned, **constants}
+    return Launch(_sample_kernel, constants, options)
+
+
+def _backward_launch(K: int) -> Launch:
+    return Launch(_backward_kernel, *_tile(K))
+
+
+def shipped() -> Iterator[Shipped]:
+    """Kinds of tiles with float32 logits and some with others; several seeds, which add a division per row, once."""
+    for bits, sizes in ((32, (10, 13, 128, 1024, 8192, 65536)), (64, (10, 1024)), (16, (1024,))):
+        word = "i64" if bits == 64 else "i32"
+        data = dict.fromkeys(("logits", "gradient", "out", "sample"), f"*fp{bits}")
+        types = {**data, "seed": "*i64", "scale": word, "slope": word}
+        launches = [
+            (f"{mode} K={K}", _sample_launch(K, mode, seeds))
+            for K in sizes
+            for mode in ("soft", "hard", "gradient")
+            for seeds in ((False, True) if K == 1024 and mode == "soft" else (False,))
+        ]
+        if bits > 16:
+            launches += [(f"from the sample K={K}", _backward_launch(K)) for K in sizes]
+        for name, launch in launches:
+            known = {**types, **dict.fromkeys(launch.constants, "constexpr")}
+            arguments = {a: known.get(a, "i32") for a in launch.kernel.arg_names}
+            seeds = ", seeds" if launch.constants.get("SEEDS") else ""
+            everywhere = bits == 32 and name.endswith("K=1024") and not seeds
+            yield Shipped(f"{name}{seeds} fp{bits}", launch, arguments, everywhere=everywhere)
+
+
+def gumbel_softmax(logits: Tensor, seed: Tensor, tau: float, hard: bool) -> Tensor:
+    return _sample(logits, seed, None, tau, "hard" if hard else "soft")
+
+
+def gumbel_softmax_grad(logits: Tensor, seed: Tensor, g: Tensor, tau: float) -> Tensor:
+    return _sample(logits, seed, g.contiguous(), tau, "gradient")
+
+
+def softmax_grad(y: Tensor, g: Tensor, tau: float) -> Tensor:
+    y, g = y.contiguous(), g.contiguous()
+    out = y.new_empty(y.shape)
+    if out.numel():
+        K = y.shape[-1]
+        rows, launch = y.numel() // K, _backward_launch(K)
+        with on_device_of(y):
+            launch.kernel[(triton.cdiv(rows, launch.constants["ROWS"]),)](
+                y, g, out, rows, K, _bits(1 / tau, y), **launch.constants, **launch.options
+            )
+    return out
+
+
+def _sample(logits: Tensor, seed: Tensor, g: Tensor | None, tau: float, mode: str) -> Tensor:
+    x, seed = logits.contiguous(), seed.contiguous()
+    out = x.new_empty(x.shape)
+    if out.numel():
+        K = x.shape[-1]
+        rows, launch = x.numel() // K, _sample_launch(K, mode, seed.numel() > 1)
+        scale = 2 / tau if x.dtype == torch.float64 else 2 / tau * 1.4426950408889634
+        with on_device_of(x):
+            launch.kernel[(triton.cdiv(rows, launch.constants["ROWS"]),)](
+                x, seed, x if g is None else g, out, rows, K, rows // seed.numel(),
+                _bits(scale, x), _bits(1 / tau, x), **launch.constants, **launch.options,
+            )  # fmt: skip
+    return out
+
+
+def _bits(value: float, x: Tensor) -> int:
+    """A positive number as an integer with the bits of it, or of the normal number nearest to it."""
+    limits = torch.finfo(accumulator(x))
+    value = min(max(value, limits.tiny), limits.max)
+    number, integer = ("d", "q") if limits.bits == 64 else ("f", "i")
+    (bits,) = struct.unpack(integer, struct.pack(number, value))
+    return int(bits)
