@@ -1,0 +1,208 @@
+// Every block makes tile after tile of the kernel matrix, each pair of panels once, in shared
+// memory, and multiplies it with the labels of all permutations while it is there. A thread has the
+// labels of a few permutations in registers, as numbers, so a kernel value that it loads is a
+// multiply-add for each. A block adds to sums of its own; the sums of all blocks are then added in
+// a fixed order.
+
+#include <cstdint>
+
+#include "common/launch.cuh"
+#include "mmd/mmd_math.h"
+#include "permutation/permutation.h"
+
+namespace vimae {
+namespace {
+
+constexpr int kTile = 32, kThreads = 128, kChunk = 16;  // a tile's side is the bits of a word
+constexpr int kLanes = kTile / 2, kRowsOf = kTile * kTile / kThreads / 2;
+
+template <class T>
+constexpr int kOwn = sizeof(T) == 4 ? 2 : 1;  // labellings of a thread at once
+
+template <class T>
+struct Scales {
+  int count;
+  Scale<T> at[kMaxScales];
+};
+
+template <class T>
+struct Args {
+  const T* x;
+  const std::uint32_t* labels;
+  std::int64_t labels_batch_stride;
+  const T* centre;
+  int N, d, columns, programs;
+  T first, second;
+  double* forms;   // [batch][programs][columns]: sums of k_ij u_i u_j over pairs i < j
+  double* totals;  // [batch][programs]: sums of k_ij
+};
+
+template <class T, Family F>
+__global__ void __launch_bounds__(kThreads) tiles(Args<T> a, Scales<T> scales) {
+  __shared__ T xs[kChunk][kTile + 1], ys[kChunk][kTile + 1];
+  __shared__ __align__(16) T k[kTile][kTile];
+  const std::int64_t batch = blockIdx.x / a.programs;
+  const T* x = a.x + batch * a.N * a.d;
+  const std::uint32_t* labels = a.labels + batch * a.labels_batch_stride;
+  double* forms = a.forms + std::int64_t(blockIdx.x) * a.columns;
+  for (int c = threadIdx.x; c < a.columns; c += kThreads) forms[c] = 0;
+  const T centre = a.centre[batch];
+  const int panels = (a.N + kTile - 1) / kTile;
+  const int ti = threadIdx.x / kLanes * kRowsOf, tj = threadIdx.x % kLanes;
+  double total = 0;
+  // Tile (p, q), q >= p, row after row; the next of this block is `programs` further.
+  int p = 0, q = blockIdx.x % a.programs;
+  while (true) {
+    while (p < panels && q >= panels) ++p, q += p - panels;
+    if (p == panels) break;
+
+    T s[kRowsOf][2] = {};
+    for (int k0 = 0; k0 < a.d; k0 += kChunk) {
+      __syncthreads();  // fault: barrier
+      for (int i = threadIdx.x; i < kTile * kChunk; i += kThreads) {
+        const int e = i % kChunk, point = i / kChunk;
+        const bool inside = k0 + e < a.d;
+        xs[e][point] =
+            inside ? x[std::int64_t(min(p * kTile + point, a.N - 1)) * a.d + k0 + e] : T(0);
+        ys[e][point] =
+            inside ? x[std::int64_t(min(q * kTile + point, a.N - 1)) * a.d + k0 + e] : T(0);
+      }
+      __syncthreads();
+      T part[kRowsOf][2] = {};
+#pragma unroll
+      for (int e = 0; e < kChunk; ++e) {
+#pragma unroll
+        for (int r = 0; r < kRowsOf; ++r) {
+#pragma unroll
+          for (int b = 0; b < 2; ++b) {
+            const T diff = xs[e][ti + r] - ys[e][tj + b * kLanes];
+            part[r][b] += diff * diff;
+          }
+        }
+      }
+      // Partial sums per chunk: rounding does not grow with d.
+#pragma unroll
+      for (int r = 0; r < kRowsOf; ++r) {
+#pragma unroll
+        for (int b = 0; b < 2; ++b) s[r][b] += part[r][b];
+      }
+    }
+    T tile_total = 0;
+#pragma unroll
+    for (int r = 0; r < kRowsOf; ++r) {
+#pragma unroll
+      for (int b = 0; b < 2; ++b) {
+        const int i = p * kTile + ti + r, j = q * kTile + tj + b * kLanes;
+        T value = 0, none = 0;
+        for (int l = 0; l < scales.count; ++l)
+          add_scale<DeviceOps, F, false, false>(s[r][b], scales.at[l], value, none, none);
+        const bool pair = i < j && j < a.N;  // fault: i <= j
+        value = pair ? value - centre : T(0);
+        tile_total += value;
+        k[ti + r][tj + b * kLanes] = value;
+      }
+    }
+    total += double(tile_total);
+    __syncthreads();  // fault: barrier
+
+    const std::uint32_t* rows = labels + std::int64_t(p) * a.columns;
+    const std::uint32_t* others = labels + std::int64_t(q) * a.columns;
+    for (int c0 = threadIdx.x; c0 < a.columns; c0 += kThreads * kOwn<T>) {
+      T u[kOwn<T>][kTile], form[kOwn<T>] = {};
+      std::uint32_t own[kOwn<T>];
+#pragma unroll
+      for (int h = 0; h < kOwn<T>; ++h) {
+        const int c = min(c0 + h * kThreads, a.columns - 1);
+        const std::uint32_t word = others[c];
+        own[h] = rows[c];
+#pragma unroll
+        for (int j = 0; j < kTile; ++j) u[h][j] = word >> j & 1 ? a.first : a.second;
+      }
+#pragma unroll 1
+      for (int i = 0; i < kTile; ++i) {
+        T y[kOwn<T>] = {};
+#pragma unroll
+        for (int j = 0; j < kTile; ++j) {
+          const T kij = k[i][j];
+#pragma unroll
+          for (int h = 0; h < kOwn<T>; ++h) y[h] += kij * u[h][j];
+        }
+#pragma unroll
+        for (int h = 0; h < kOwn<T>; ++h) form[h] += (own[h] >> i & 1 ? a.first : a.second) * y[h];
+      }
+#pragma unroll
+      for (int h = 0; h < kOwn<T>; ++h)
+        if (c0 + h * kThreads < a.columns) forms[c0 + h * kThreads] += double(form[h]);
+    }
+    q += a.programs;
+  }
+  total = block_sum<kThreads>(total);
+  if (threadIdx.x == 0) a.totals[blockIdx.x] = total;
+}
+
+// values[b][c] from the sums of problem b's blocks.
+template <class T>
+__global__ void __launch_bounds__(kThreads) finish(Args<T> a, Weights w, double* values) {
+  const int groups = (a.columns + kThreads - 1) / kThreads;
+  const std::int64_t batch = blockIdx.x / groups;
+  const int c = blockIdx.x % groups * kThreads + threadIdx.x;
+  if (c >= a.columns) return;
+  double form = 0, total = 0;
+  for (std::int64_t i = batch * a.programs; i < (batch + 1) * a.programs; ++i) {
+    form += a.forms[i * a.columns + c];
+    total += a.totals[i];
+  }
+  values[batch * a.columns + c] = 2 * (w.quadratic * form + w.total * total);
+}
+
+// Blocks per problem: enough to fill a GPU; each has sums for all columns.
+template <class T>
+int programs(const PermutationCuda<T>& a) {
+  const std::int64_t panels = (a.N + kTile - 1) / kTile, tiles = panels * (panels + 1) / 2;
+  const std::int64_t for_gpu = 2048 / a.batch, for_memory = (std::int64_t(1) << 24) / a.columns;
+  const std::int64_t most = for_gpu < for_memory ? for_gpu : for_memory;
+  return int(most < 1 ? 1 : most < tiles ? most : tiles);
+}
+
+template <Family F, class T>
+void run(const PermutationCuda<T>& a) {
+  const cudaStream_t stream = static_cast<cudaStream_t>(a.stream);
+  const Weights w = weights(a.n, a.N - a.n);
+  const int each = programs(a);
+  double* forms = static_cast<double*>(a.workspace);
+  const Args<T> args{a.x,
+                     a.labels,
+                     a.labels_batch_stride,
+                     a.centre,
+                     int(a.N),
+                     int(a.d),
+                     int(a.columns),
+                     each,
+                     T(w.first),
+                     T(w.second),
+                     forms,
+                     forms + a.batch * each * a.columns};
+  Scales<T> scales{a.n_scales, {}};
+  for (int i = 0; i < a.n_scales; ++i) scales.at[i] = scale_of<T>(F, a.scales[i], 1);
+  launch(tiles<T, F>, dim3(unsigned(a.batch * each)), kThreads, stream, args, scales);
+  const std::int64_t groups = (a.columns + kThreads - 1) / kThreads;
+  launch(finish<T>, dim3(unsigned(a.batch * groups)), kThreads, stream, args, w, a.values);
+}
+
+template <class T>
+std::int64_t workspace(const PermutationCuda<T>& a) {
+  return a.batch * programs(a) * (a.columns + 1) * std::int64_t(sizeof(double));
+}
+
+}  // namespace
+
+std::int64_t permutation_cuda_workspace(const PermutationCuda<float>& a) { return workspace(a); }
+std::int64_t permutation_cuda_workspace(const PermutationCuda<double>& a) { return workspace(a); }
+void permutation_cuda(const PermutationCuda<float>& a) {
+  a.family == Family::imq ? run<Family::imq>(a) : run<Family::rbf>(a);
+}
+void permutation_cuda(const PermutationCuda<double>& a) {
+  a.family == Family::imq ? run<Family::imq>(a) : run<Family::rbf>(a);
+}
+
+}  // namespace vimae

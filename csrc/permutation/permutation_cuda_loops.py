@@ -1,0 +1,14 @@
+"""What the inner loops of permutation_cuda.cu take by hand: benchmarks/gpu_static.py, tests/test_cuda_static.py."""
+
+from vimae_kernels._triton import Loop
+
+
+def loops(kernel: str) -> tuple[Loop, ...]:
+    """Of a kernel by its name without namespaces: a kernel value and labelling is a multiply-add."""
+    if not kernel.startswith("tiles"):
+        return ()
+    # A thread has too few pairs for its loads. In float64 it has the registers for one labelling, so that every
+    # kernel value is loaded for a single multiply-add or, as a pair, for two; and the loop that is found there is
+    # counted with the unpacking of its labels. A debt.
+    add, fma, limit = ("FADD", "FFMA", 1.35) if "float" in kernel else ("DADD", "DFMA", 7.5)
+    return Loop("distances", add, 1, 2, limit=2.6), Loop("labels", fma, 1, 1, limit)

@@ -1,0 +1,39 @@
+"""The permutation test on the C++ core."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import _native
+
+
+def permuted_mmd(
+    x: Tensor, labels: Tensor, centre: Tensor, n: int, family: str, scales: list[float]
+) -> Tensor:
+    if x.is_cuda and len(scales) > _native.cuda_limit("max_scales"):
+        most = _native.cuda_limit("max_scales")
+        raise ValueError(f"kernel has {len(scales)} scales; CUDA C++ takes at most {most}")
+    size, d = x.shape[-2:]
+    words, columns = labels.shape[-2:]
+    values = x.new_empty(*x.shape[:-2], columns, dtype=torch.float64)
+    batch = x.shape[:-2].numel()
+    if batch:
+        stride = words * columns if labels.ndim > 2 else 0
+        x, labels, centre = x.contiguous(), labels.contiguous(), centre.contiguous()
+        config = family == "rbf", scales
+        _native.call(
+            "permutation", x, x, labels, stride, centre, batch, size, n, d, columns, *config, values,
+            workspace=(batch, size, columns),
+        )  # fmt: skip
+    return values
+
+
+def draw_labels(seeds: Tensor, size: int, n: int, columns: int) -> Tensor:
+    """Packed labels (..., words, columns) of the identity and of one permutation for every seed; CPU only."""
+    labels = seeds.new_empty(*seeds.shape[:-1], (size + 31) // 32, columns, dtype=torch.int32)
+    batch, permutations = seeds.shape[:-1].numel(), seeds.shape[-1]
+    if batch:
+        seeds = seeds.contiguous()
+        _native.call("draw_labels", seeds, seeds, batch, permutations, size, n, columns, labels)
+    return labels
