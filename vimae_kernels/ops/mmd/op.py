@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from ... import _checks
+from ..._autograd import accumulator, implementation, lead, plain, refuse_tangents
 from ..._backend import Backend, resolve
+from ..._distributed import check_group, from_first, gather
 from ..._library import register
 from ...kernels import RBF, Kernel, resolve_kernel
 from ...priors import Prior, sample_prior
 from ..median.op import median_distance
-from . import reference
+from . import closed_form, reference
 
-ESTIMATORS = ("biased", "unbiased")
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+ESTIMATORS = ("biased", "closed_form", "unbiased")
 
 
 def mmd(
@@ -25,8 +29,9 @@ def mmd(
     prior: Prior,
     kernel: Kernel = "imq",
     *,
-    estimator: Literal["unbiased", "biased"] = "unbiased",
+    estimator: Literal["unbiased", "biased", "closed_form"] = "unbiased",
     generator: torch.Generator | None = None,
+    group: ProcessGroup | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """Squared maximum mean discrepancy between the samples z and a prior.
@@ -35,7 +40,12 @@ def mmd(
 
         sum_{i != j} k(z_i, z_j) / (n (n-1)) + sum_{i != j} k(p_i, p_j) / (m (m-1)) - 2 sum_{ij} k(z_i, p_j) / (n m)
 
-    and `"biased"` the same with the diagonals in and n^2, m^2. Value and first gradient cost one pass
+    and `"biased"` the same with the diagonals in and n^2, m^2. `"closed_form"` draws nothing: with E
+    the exact expectation over independent p, p' from N(0, I),
+
+        sum_{i != j} k(z_i, z_j) / (n (n-1)) + E k(p, p') - 2 sum_i E k(z_i, p) / n
+
+    which has the mean of `"unbiased"` and less variance. Value and first gradient cost one pass
     over the pairs and O((n + m) d) memory. First and second derivatives with respect to z, and to a
     prior tensor that requires them, are exact; a third raises.
 
@@ -47,8 +57,14 @@ def mmd(
             coordinates of mean 0 and variance 1. All but the first are sampled anew at every call,
             with m = n, reparameterised where the distribution can.
         kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults.
-        estimator: `"unbiased"` (can be negative; needs n, m >= 2) or `"biased"` (never negative).
+        estimator: `"unbiased"` (can be negative; needs n, m >= 2), `"biased"` (never negative), or
+            `"closed_form"` (can be negative; needs n >= 2, the prior `"normal"` and any kernel but
+            `RBF("median")`; RBF analytically, IMQ by a quadrature good to 1e-13).
         generator: source of the prior's samples; None is torch's default generator.
+        group: a torch.distributed process group: the statistic over the samples of all its ranks, which
+            may have different n and m. Every rank returns the same value, and its gradient with respect
+            to the rank's own samples is that of a single process which has all (first derivatives only).
+            A prior that is not a tensor is sampled by the first rank for all.
         backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
 
     Returns:
@@ -57,26 +73,35 @@ def mmd(
 
     Raises:
         TypeError: not a tensor, distribution, kernel or generator; a dtype that is not floating point.
-        ValueError: shapes that do not fit, devices that differ, n or m < 2 for the unbiased estimator,
-            an unknown name.
+        ValueError: shapes that do not fit, devices that differ, n or m < 2 for the unbiased estimators,
+            an unknown name, a prior or kernel that has no closed form.
         RuntimeError: an explicit `backend` that cannot run here.
 
     Source: Gretton et al., A Kernel Two-Sample Test (2012), eqs. 3 and 5; VIMAE preprint, eq. 15.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator is {estimator!r}; known estimators are {list(ESTIMATORS)}")
-    unbiased = estimator == "unbiased"
-    at_least, why = (2, " for the unbiased estimator") if unbiased else (1, "")
+    if group is not None:
+        z, prior = _gathered(z, prior, estimator, generator, group)
+    unbiased = estimator != "biased"
+    at_least, why = (2, f" for the {estimator} estimator") if unbiased else (1, "")
     k = resolve_kernel(kernel)
     _checks.samples("z", z, at_least, why)
     _checks.generator(generator, z.device)
     chosen = resolve(backend, z.device)
+    if not isinstance(prior, Tensor | Distribution | str):
+        raise TypeError(
+            f"prior is of type {type(prior).__name__}; it must be a tensor of samples, a "
+            "torch.distributions.Distribution, 'normal' or 'logistic'"
+        )
+    if estimator == "closed_form":
+        closed_form.check(prior, k)
+        # Half types add up both gradients in float32. No prior samples: mmd's terms within z remain.
+        x = z.to(accumulator(z))
+        none = x.new_empty(*x.shape[:-2], 0, x.shape[-1])
+        within = _run(x, none, k.family, k.scales(x.shape[-1]), True, chosen)
+        return (within + closed_form.prior_terms(x, k, chosen)).to(within.dtype)
     if not isinstance(prior, Tensor):
-        if not isinstance(prior, Distribution | str):
-            raise TypeError(
-                f"prior is of type {type(prior).__name__}; it must be a tensor of samples, a "
-                "torch.distributions.Distribution, 'normal' or 'logistic'"
-            )
         prior = sample_prior(prior, z, generator)
     _checks.samples("prior", prior, at_least, why)
     _checks.same_space("z", z, "prior", prior)
@@ -94,7 +119,7 @@ def mmd(
     if isinstance(k, RBF) and k.bandwidth == "median":
         # A bandwidth per batch entry that no host ever sees: measure everything in units of it.
         # Centred first, so that dividing rounds differences and not positions.
-        x, y = x.to(_accumulator(x)), y.to(_accumulator(x))
+        x, y = x.to(accumulator(x)), y.to(accumulator(x))
         pooled = torch.cat([x.detach(), y.detach()], -2)
         centre = pooled.mean(-2, keepdim=True)
         unit = median_distance(pooled, chosen)[..., None, None]
@@ -102,79 +127,72 @@ def mmd(
     else:
         scales = k.scales(z.shape[-1])
 
+    return _run(x, y, k.family, scales, unbiased, chosen)
+
+
+def _run(
+    x: Tensor, y: Tensor, family: str, scales: tuple[float, ...], unbiased: bool, chosen: Backend
+) -> Tensor:
+    """The estimate on the chosen backend, with whatever derivatives are asked for."""
     if chosen == "reference":
-        accumulator = _accumulator(x)
-        return reference.mmd(x.to(accumulator), y.to(accumulator), k.family, scales, unbiased)
-    if torch.autograd.forward_ad._current_level >= 0:
-        _refuse_tangents(x, y)
+        dtype = accumulator(x)
+        return reference.mmd(x.to(dtype), y.to(dtype), family, scales, unbiased)
+    refuse_tangents("mmd", x, y)
     if torch._C._are_functorch_transforms_active():
         if torch.compiler.is_compiling():
             # torch.compile drops the gradient of custom operations inside torch.func.grad without a word.
             torch._dynamo.graph_break(
                 msg="vimae_kernels.mmd inside torch.func inside torch.compile"
             )
-        return _TransformableMMD.apply(x, y, k.family, scales, unbiased, chosen)[0]  # type: ignore[no-any-return]
+        return _TransformableMMD.apply(x, y, family, scales, unbiased, chosen)[0]  # type: ignore[no-any-return]
     if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
-        return _MMD.apply(x, y, k.family, scales, unbiased, chosen)  # type: ignore[no-any-return]
-    run = _mmd_impl if _plain(x, y) else _mmd
-    return run(x, y, k.family, scales, unbiased, chosen)  # type: ignore[no-any-return]
+        return _MMD.apply(x, y, family, scales, unbiased, chosen)  # type: ignore[no-any-return]
+    run = _mmd_impl if plain(x, y) else _mmd
+    return run(x, y, family, scales, unbiased, chosen)  # type: ignore[no-any-return]
 
 
-def _refuse_tangents(*tensors: Tensor) -> None:
-    """Operations of ours would drop a forward-mode tangent without a word."""
-    if any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors):
-        raise RuntimeError(
-            "vimae_kernels.mmd has no forward-mode derivative: use reverse mode (backward, "
-            "torch.func.grad, jacrev), or backend='reference'"
+def _gathered(
+    z: Tensor,
+    prior: Prior,
+    estimator: str,
+    generator: torch.Generator | None,
+    group: ProcessGroup,
+) -> tuple[Tensor, Prior]:
+    """The samples of all ranks: of z, and of a prior that has to be sampled, which is done once for all."""
+    check_group(group)
+    _checks.samples("z", z)
+    if isinstance(prior, Tensor):
+        _checks.samples("prior", prior)
+        _checks.same_space("z", z, "prior", prior)
+        return gather("z", z, group), gather("prior", prior, group)
+    _checks.generator(generator, z.device)
+    z = gather("z", z, group)
+    if estimator == "closed_form":
+        return z, prior
+    drawn = sample_prior(prior, z, generator)
+    if drawn.requires_grad:
+        raise ValueError(
+            "prior is a distribution with parameters that need a gradient, which group= does not give: "
+            "pass each rank's own samples of it"
         )
-
-
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return z, from_first(drawn, group)
 
 
 # The operations: one per direction, shared by the backends. x is (..., n, d) and y (..., m, d) with
 # equal batch dimensions; gradients come in the accumulator's dtype and are empty where not needed.
 
 
-def _impl(backend: str) -> ModuleType:
-    if backend == "triton":
-        from . import triton_impl
-
-        return triton_impl
-    from . import native_impl
-
-    return native_impl
-
-
-def _plain(x: Tensor, y: Tensor) -> bool:
-    """Nothing traces, wraps or watches: then the dispatcher would only cost its 4 microseconds."""
-    return (
-        type(x) is Tensor
-        and type(y) is Tensor
-        and not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._get_tracing_state() is None
-        and not (x.is_neg() or y.is_neg() or x._is_zerotensor() or y._is_zerotensor())
-    )
-
-
-def _lead(x: Tensor, dim: int | None, size: int) -> Tensor:
-    """`x` with the dimension vmap runs over in front."""
-    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-
-
 def _mmd_impl(x, y, family, scales, unbiased, backend):  # type: ignore[no-untyped-def]
-    return _impl(backend).mmd(x, y, family, scales, unbiased)
+    return implementation(__package__, backend).mmd(x, y, family, scales, unbiased)
 
 
 def _mmd_fake(x, y, family, scales, unbiased, backend):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape[:-2], dtype=_accumulator(x))
+    return x.new_empty(x.shape[:-2], dtype=accumulator(x))
 
 
 def _mmd_vmap(info, dims, x, y, *rest):  # type: ignore[no-untyped-def]
     size = info.batch_size
-    return _mmd(_lead(x, dims[0], size), _lead(y, dims[1], size), *rest), 0
+    return _mmd(lead(x, dims[0], size), lead(y, dims[1], size), *rest), 0
 
 
 _mmd = register(
@@ -186,21 +204,23 @@ _mmd = register(
 
 
 def _mmd_grad_impl(x, y, need_x, need_y, family, scales, unbiased, backend):  # type: ignore[no-untyped-def]
-    return _impl(backend).mmd_grad(x, y, need_x, need_y, family, scales, unbiased)
+    return implementation(__package__, backend).mmd_grad(
+        x, y, need_x, need_y, family, scales, unbiased
+    )
 
 
 def _mmd_grad_fake(x, y, need_x, need_y, family, scales, unbiased, backend):  # type: ignore[no-untyped-def]
-    accumulator = _accumulator(x)
+    dtype = accumulator(x)
     return (
-        x.new_empty(x.shape[:-2], dtype=accumulator),
-        x.new_empty(x.shape if need_x else (0,), dtype=accumulator),
-        y.new_empty(y.shape if need_y else (0,), dtype=accumulator),
+        x.new_empty(x.shape[:-2], dtype=dtype),
+        x.new_empty(x.shape if need_x else (0,), dtype=dtype),
+        y.new_empty(y.shape if need_y else (0,), dtype=dtype),
     )
 
 
 def _mmd_grad_vmap(info, dims, x, y, need_x, need_y, *rest):  # type: ignore[no-untyped-def]
     size = info.batch_size
-    out = _mmd_grad(_lead(x, dims[0], size), _lead(y, dims[1], size), need_x, need_y, *rest)
+    out = _mmd_grad(lead(x, dims[0], size), lead(y, dims[1], size), need_x, need_y, *rest)
     return out, (0, 0 if need_x else None, 0 if need_y else None)
 
 
@@ -214,16 +234,16 @@ _mmd_grad = register(
 
 
 def _mmd_hvp_impl(x, y, vx, vy, family, scales, unbiased, backend):  # type: ignore[no-untyped-def]
-    return _impl(backend).mmd_hvp(x, y, vx, vy, family, scales, unbiased)
+    return implementation(__package__, backend).mmd_hvp(x, y, vx, vy, family, scales, unbiased)
 
 
 def _mmd_hvp_fake(x, y, vx, vy, family, scales, unbiased, backend):  # type: ignore[no-untyped-def]
-    accumulator = _accumulator(x)
-    return x.new_empty(x.shape, dtype=accumulator), y.new_empty(y.shape, dtype=accumulator)
+    dtype = accumulator(x)
+    return x.new_empty(x.shape, dtype=dtype), y.new_empty(y.shape, dtype=dtype)
 
 
 def _mmd_hvp_vmap(info, dims, x, y, vx, vy, *rest):  # type: ignore[no-untyped-def]
-    led = (_lead(t, dim, info.batch_size) for t, dim in zip((x, y, vx, vy), dims, strict=False))
+    led = (lead(t, dim, info.batch_size) for t, dim in zip((x, y, vx, vy), dims, strict=False))
     return _mmd_hvp(*led, *rest), (0, 0)
 
 
@@ -251,7 +271,7 @@ def _mmd_backward_fake(x, y, dx, dy, g, need_x, need_y):  # type: ignore[no-unty
 
 
 def _mmd_backward_vmap(info, dims, x, y, dx, dy, g, need_x, need_y):  # type: ignore[no-untyped-def]
-    led = (_lead(t, dim, info.batch_size) for t, dim in zip((x, y, dx, dy, g), dims, strict=False))
+    led = (lead(t, dim, info.batch_size) for t, dim in zip((x, y, dx, dy, g), dims, strict=False))
     return _mmd_backward(*led, need_x, need_y), (0 if need_x else None, 0 if need_y else None)
 
 
@@ -272,7 +292,7 @@ class _MMD(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, *config: Any) -> Tensor:
         need_x, need_y = ctx.needs_input_grad[:2]
-        run = _mmd_grad_impl if _plain(x, y) else _mmd_grad
+        run = _mmd_grad_impl if plain(x, y) else _mmd_grad
         value, dx, dy = run(x, y, need_x, need_y, *config)
         ctx.save_for_backward(x, y, dx, dy)
         ctx.config = config
@@ -339,9 +359,9 @@ class _MMDBackward(torch.autograd.Function):
     def backward(ctx: Any, vx: Tensor, vy: Tensor) -> Any:
         x, y, dx, dy, g = ctx.saved_tensors
         need_x, need_y = ctx.need
-        accumulator = _accumulator(x)
-        vx = vx.to(accumulator) if need_x else torch.zeros_like(x, dtype=accumulator)
-        vy = vy.to(accumulator) if need_y else torch.zeros_like(y, dtype=accumulator)
+        dtype = accumulator(x)
+        vx = vx.to(dtype) if need_x else torch.zeros_like(x, dtype=dtype)
+        vy = vy.to(dtype) if need_y else torch.zeros_like(y, dtype=dtype)
         hx, hy = _MMDHessianVector.apply(x, y, vx, vy, *ctx.config)
         dg = torch.zeros_like(g)
         if need_x:

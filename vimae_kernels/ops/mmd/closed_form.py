@@ -1,0 +1,200 @@
+"""The terms of the squared MMD that hold the prior N(0, I), exactly: no samples of it are drawn.
+
+For p and p' from N(0, I) in d dimensions, r = ||z||^2 and every t >= 0,
+
+    E exp(-t ||z - p||^2)  = (1 + 2t)^(-d/2) exp(-r t / (1 + 2t))
+    E exp(-t ||p - p'||^2) = (1 + 4t)^(-d/2)
+
+(a noncentral chi-square's moment generating function). The RBF kernel exp(-s / c) is the case t = 1 / c.
+The IMQ kernel is a mixture of these, c / (c + s) = integral of c e^(-ct) e^(-ts) dt over t > 0, so both
+its expectations are integrals over t; a quadrature whose nodes do not depend on z makes them sums too.
+Either way E k(z, p) is a sum of exponentials of r.
+
+Error of the quadrature against 30 digits, relative, for every d in 1 ... 4096, c in 1e-3 ... 1e5 and r in
+0 ... 1e8: below 1e-13 (tests/test_closed_form.py).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._library import register
+from ...kernels import IMQ, RBF
+
+STEP = 0.28  # of the trapezoidal rule in log t
+CUT = 40.0  # the integrand is cut where it has fallen by exp(-CUT)
+FARTHEST = 1e8  # the largest r that the nodes are made for
+SMALLEST = 8  # nodes for all t below the resolution of FARTHEST
+BLOCK = 2**15  # points at once: memory is BLOCK times the nodes, some 20 MB
+
+
+def check(prior: object, kernel: IMQ | RBF) -> None:
+    """Raises where there is no closed form."""
+    if not (isinstance(prior, str) and prior == "normal"):
+        what = repr(prior) if isinstance(prior, str) else f"of type {type(prior).__name__}"
+        raise ValueError(f"prior is {what}; the closed_form estimator supports 'normal' only")
+    if isinstance(kernel, RBF) and kernel.bandwidth == "median":
+        raise ValueError(
+            "kernel is RBF('median'); the closed_form estimator has no prior samples to pool with z: "
+            "give a bandwidth"
+        )
+
+
+def prior_terms(z: Tensor, kernel: IMQ | RBF, backend: str) -> Tensor:
+    """E k(p, p') - 2/n sum_i E k(z_i, p) of z (..., n, d), in float64: O(n) numbers, of which sums cancel."""
+    d = z.shape[-1]
+    scales = kernel.scales(d)
+    r = z.double().square().sum(-1)
+    if backend == "reference" and not torch.compiler.is_compiling():
+        rate, weight, constant = _exponentials(kernel.family, scales, d, z.device)
+        return constant - 2 * ((-r.unsqueeze(-1) * rate).exp() @ weight).mean(-1)
+    expectation = _Expectation.apply(r, kernel.family, scales, d, 0)
+    return _constant(r.detach(), kernel.family, scales, d) - 2 * expectation.mean(-1)  # type: ignore[no-any-return]
+
+
+class _Expectation(torch.autograd.Function):
+    """The derivative of E k(z, p) of this order with respect to r = ||z||^2, for every element of r."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(r, family, scales, d, order):  # type: ignore[no-untyped-def]
+        return _expectation(r, family, scales, d, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        r, *ctx.config = inputs
+        ctx.save_for_backward(r)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        family, scales, d, order = ctx.config
+        slope = _Expectation.apply(ctx.saved_tensors[0], family, scales, d, order + 1)
+        return g * slope, None, None, None, None
+
+
+# Operations, so that torch.compile leaves the nodes alone.
+
+
+def _expectation_impl(r, family, scales, d, order):  # type: ignore[no-untyped-def]
+    rate, weight, _ = _exponentials(family, tuple(scales), d, r.device)
+    weight = weight * (-rate) ** order
+    flat = r.flatten()
+    # Made before the blocks: small tensors left between them would keep the heap from using them again.
+    out = torch.empty_like(flat)
+    for i in range(0, len(flat), BLOCK):
+        out[i : i + BLOCK] = (flat[i : i + BLOCK, None] * -rate).exp_() @ weight
+    return out.view(r.shape)
+
+
+def _expectation_vmap(info, dims, r, *rest):  # type: ignore[no-untyped-def]
+    return _expectation(r, *rest), dims[0]
+
+
+_expectation = register(
+    "_closed_form_expectation(Tensor r, str family, float[] scales, int d, int order) -> Tensor",
+    _expectation_impl,
+    lambda r, *_: r.new_empty(r.shape),
+    _expectation_vmap,
+)
+
+
+def _constant_impl(r, family, scales, d):  # type: ignore[no-untyped-def]
+    return _exponentials(family, tuple(scales), d, r.device)[2].clone()
+
+
+def _constant_vmap(info, dims, r, *rest):  # type: ignore[no-untyped-def]
+    return _constant(r, *rest), None
+
+
+# E k(p, p'), ().
+_constant = register(
+    "_closed_form_constant(Tensor r, str family, float[] scales, int d) -> Tensor",
+    _constant_impl,
+    lambda r, *_: r.new_empty(()),
+    _constant_vmap,
+)
+
+
+# By kernel, dimension and device, once and for all: a copy from the host would break the capture of a
+# CUDA graph.
+_kept: dict[tuple[str, tuple[float, ...], int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
+
+
+def _exponentials(
+    family: str, scales: tuple[float, ...], d: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(rate, weight, E k(p, p')): E k(z, p) = sum_k weight_k exp(-rate_k ||z||^2), for all scales together."""
+    key = family, scales, d, device
+    if key not in _kept:
+        made = _exponentials_on_host(family, scales, d)
+        # Neither inference mode nor a transform of torch.func may leave a mark on what is kept.
+        with torch.inference_mode(False), torch._C._DisableFuncTorch():
+            rate, weight, constant = (
+                torch.tensor(t, dtype=torch.float64, device=device) for t in made
+            )
+        if type(rate) is not Tensor:  # made for somebody who only traces
+            return rate, weight, constant
+        _kept[key] = rate, weight, constant
+    return _kept[key]
+
+
+def _exponentials_on_host(
+    family: str, scales: tuple[float, ...], d: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float]:
+    if family == "rbf":
+        c = np.array(scales)
+        rate, weight = 1 / (c + 2), (1 + 2 / c) ** (-d / 2)
+        constant = float(((1 + 4 / c) ** (-d / 2)).sum())
+    else:
+        nodes = [_imq_nodes(c, d) for c in scales]
+        rate, weight = (np.concatenate(part) for part in zip(*nodes, strict=True))
+        # With t' = 2t, the expectation over p' - p is the one at r = 0 of half the scale.
+        constant = float(sum(_imq_nodes(c / 2, d)[1].sum() for c in scales))
+    return rate, weight, constant
+
+
+def _imq_nodes(c: float, d: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(rate, weight) of the integral of c e^(-ct) (1 + 2t)^(-d/2) exp(-r t / (1 + 2t)) over t > 0.
+
+    In x = log t the integrand is analytic for |Im x| < pi / 2, where the trapezoidal rule converges as
+    exp(-pi^2 / STEP). It falls slowly only for x -> -inf: there, below the smallest t that any r can
+    tell from 0, it is t times a polynomial, and a Gauss rule does for all those nodes of the trapezoid.
+    """
+
+    def decay(t: Any) -> Any:
+        return c * t + d / 2 * np.log1p(2 * t)
+
+    low, high = -700.0, 700.0
+    while high - low > 0.1:
+        middle = (low + high) / 2
+        low, high = (middle, high) if decay(math.exp(middle)) < CUT else (low, middle)
+    smallest = 1 / (c + d + FARTHEST)
+    count = math.ceil((high - math.log(smallest)) / STEP) + 1
+    t = smallest * np.exp(STEP * np.arange(count))
+    below, share = _gauss_of_geometric_sequence(math.exp(-STEP), SMALLEST)
+    t = np.concatenate([smallest * below, t])
+    dt = STEP * np.concatenate([smallest * share, t[SMALLEST:]])
+    return t / (1 + 2 * t), c * dt * np.exp(-decay(t))
+
+
+def _gauss_of_geometric_sequence(
+    q: float, count: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The Gauss rule of `count` nodes for sums of q^j f(q^j) over j = 1, 2, ... (Golub and Welsch 1969)."""
+    x = q ** np.arange(1, 40 / -math.log(q))
+    before, p = np.zeros_like(x), np.ones_like(x) / math.sqrt(x.sum())
+    diagonal, beside = [], [0.0]
+    for _ in range(count):
+        diagonal.append(float((x * p * x * p).sum()))
+        rest = (x - diagonal[-1]) * p - beside[-1] * before
+        beside.append(math.sqrt((x * rest * rest).sum()))
+        before, p = p, rest / beside[-1]
+    off = beside[1:count]
+    nodes, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+    return nodes, vectors[0] ** 2 * x.sum()
