@@ -17,7 +17,11 @@ def idx(shape, values, magic=None):
     return header + bytes(values)
 
 
-def files(compress=gzip.compress, train=TRAIN, test=TEST):
+def compressed(raw):
+    return gzip.compress(raw, mtime=0)  # the same bytes, thus the same test names, every time
+
+
+def files(compress=compressed, train=TRAIN, test=TEST):
     """Four files as bytes: image i is filled with i, its label is i mod 10."""
     out = {}
     for part, n in (("train", train), ("t10k", test)):
@@ -78,11 +82,11 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (IMAGES, files()[IMAGES][:-20], "not a whole gzip file"),
         (IMAGES, b"not gzip at all", "not a whole gzip file"),
         (IMAGES, files()[IMAGES][:40] + b"\xff" * 20 + files()[IMAGES][60:], "gzip"),
-        (IMAGES, gzip.compress(b"\0\0"), "less than an IDX header"),
-        (IMAGES, gzip.compress(idx((TRAIN, 4, 4), [0] * 16 * TRAIN, magic=2049)), "magic number"),
-        (IMAGES, gzip.compress(idx((TRAIN, 4, 4), [0] * 100)), "60 x 4 x 4 entries but 100 follow"),
-        (IMAGES, gzip.compress(idx((2**31, 2**31, 4), [])), "2147483648 x 4 entries but 0 follow"),
-        (LABELS, gzip.compress(idx((59,), [0] * 59)), "59 labels for the 60 images"),
+        (IMAGES, compressed(b"\0\0"), "less than an IDX header"),
+        (IMAGES, compressed(idx((TRAIN, 4, 4), [0] * 16 * TRAIN, magic=2049)), "magic number"),
+        (IMAGES, compressed(idx((TRAIN, 4, 4), [0] * 100)), "60 x 4 x 4 entries but 100 follow"),
+        (IMAGES, compressed(idx((2**31, 2**31, 4), [])), "2147483648 x 4 entries but 0 follow"),
+        (LABELS, compressed(idx((59,), [0] * 59)), "59 labels for the 60 images"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, raw, words):
@@ -99,7 +103,7 @@ def test_damaged_files_are_named(tmp_path, name, raw, words):
         (files(test=1), "t10k-images-idx3-ubyte", "has too few images, 1; it must have 2"),
         (files(test=0), "t10k-images-idx3-ubyte", "has too few images, 0; it must have 2"),
         (files(train=11), IMAGES, "has too few images, 11; it must have 12"),
-        (damaged(IMAGES, gzip.compress(idx((TRAIN, 4, 5), [0] * 20 * TRAIN))), IMAGES, "4 x 5"),
+        (damaged(IMAGES, compressed(idx((TRAIN, 4, 5), [0] * 20 * TRAIN))), IMAGES, "4 x 5"),
     ],
 )
 def test_files_that_cannot_be_used_together_are_named(tmp_path, contents, file, words):
