@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vimae_kernels as vk
-from vimae_kernels import _backend
+from vimae_kernels import _backend, _native
 
 
 def grad_fn(backend=None):
@@ -104,6 +104,20 @@ def test_info_names_everything():
         assert word in out
     facts = vk.info()
     assert facts["default"]["cpu"] in ("native", "reference")
+    # Every operation runs on every backend.
+    assert {"aggregate", "gumbel", "ksd", "mmd", "permutation", "stein"} <= facts[
+        "operations"
+    ].keys()
+    for name, found in facts["operations"].items():
+        assert found == list(_backend.BACKENDS), name
+        assert name in out
+
+
+@pytest.mark.skipif(_native._C is None, reason="the native core was not built")
+def test_a_core_of_older_sources_says_so():
+    x = torch.zeros(1)
+    with pytest.raises(RuntimeError, match="no nothing_cpu_float32: .* older sources; pip install"):
+        _native.call("nothing", x)
 
 
 def test_import_is_light():

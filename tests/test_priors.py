@@ -66,7 +66,15 @@ def test_logistic_is_a_distribution():
         (Independent(Laplace(torch.zeros(4), torch.ones(4)), 1), scipy.stats.laplace.cdf),
         (MultivariateNormal(torch.zeros(4), torch.eye(4)), scipy.stats.norm.cdf),
     ],
-    ids=str,
+    ids=[
+        "normal",
+        "logistic",
+        "Logistic",
+        "Normal",
+        "Normal of 4",
+        "Laplace",
+        "MultivariateNormal",
+    ],
 )
 def test_samples_follow_the_prior(prior, cdf):
     z = torch.empty(3, 2000, 4)

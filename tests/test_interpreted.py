@@ -1,4 +1,4 @@
-"""Runs tests/interpreted in a process that starts with Triton's interpreter switched on."""
+"""Runs tests/interpreted in processes that start with Triton's interpreter switched on, or off on a GPU."""
 
 import importlib.util
 import os
@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-CASES = Path(__file__).parent / "interpreted"
+FOLDER = Path(__file__).parent / "interpreted"
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("triton") is None, reason="triton is not installed"
+    ),
+    pytest.mark.parametrize("cases", sorted(file.name for file in FOLDER.glob("*_cases.py"))),
+]
 
 
-def run(file, **environment):
+def run(cases, **environment):
     """The cases of one file; their report is the message if one fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", CASES / file]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", FOLDER / cases]
     result = subprocess.run(
         command, env={**os.environ, **environment}, text=True, capture_output=True
     )
@@ -29,11 +32,11 @@ def run(file, **environment):
     assert "skipped" not in summary
 
 
-def test_mmd_interpreted():
-    run("mmd_cases.py", TRITON_INTERPRET="1")
+def test_interpreted(cases):
+    run(cases, TRITON_INTERPRET="1")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_mmd_on_a_gpu():
-    run("mmd_cases.py", TRITON_INTERPRET="0")
+def test_on_a_gpu(cases):
+    run(cases, TRITON_INTERPRET="0")
