@@ -1,14 +1,15 @@
 """Everything a machine with a GPU can say about the GPU kernels, in one command and under eight minutes.
 
 `python -m benchmarks.gpu` builds the package, runs the tests that need a GPU, times mmd forward + backward (float32,
-IMQ, gradient to z) against what people run today, and compares with the times predicted from machine code. Everything
-is written as it comes to benchmarks/results/<device>/. `--dry-run` does it at tiny sizes on CPU tensors: a test of this
-file, not a measurement.
+IMQ, gradient to z) against what people run today, and compares with the times predicted from machine code; then the
+other operations against eager PyTorch and torch.compile. Everything is written as it comes to
+benchmarks/results/<device>/. `--dry-run` does it at tiny sizes on CPU tensors: a test of this file, not a measurement.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -45,7 +46,7 @@ class Results:
     def __init__(self, folder: Path, facts: dict[str, Any], seconds: float) -> None:
         self.folder = folder
         self.deadline = time.monotonic() + seconds
-        self.data: dict[str, Any] = {**facts, "notes": [], "timings": []}
+        self.data: dict[str, Any] = {**facts, "notes": [], "timings": [], "operations": []}
         folder.mkdir(parents=True, exist_ok=True)
         self.write()
 
@@ -57,9 +58,9 @@ class Results:
         self.data["notes"].append(text)
         self.write()
 
-    def add(self, **row: Any) -> None:
+    def add(self, table: str = "timings", **row: Any) -> None:
         print(", ".join(f"{k} {v}" for k, v in row.items() if v is not None), flush=True)
-        self.data["timings"].append(row)
+        self.data[table].append(row)
         self.write()
 
     def write(self) -> None:
@@ -110,6 +111,10 @@ def report(data: dict[str, Any]) -> str:
         errors = (at.get(name, {}).get("gradient_error") for name in OURS)
         cells.append(", ".join("" if e is None else f"{e:.0e}" for e in errors))
         lines.append(f"| ({n}, {d}) | {' | '.join(cells)} |")
+    if data["operations"]:
+        from .gpu_operations import table
+
+        lines += table(data["operations"])
     lines += ["", *(f"- {note}" for note in data["notes"])]
     return "\n".join(lines) + "\n"
 
@@ -283,8 +288,9 @@ def time_all(results: Results, dry_run: bool) -> bool:
                     (gradient - true_gradient).norm() / true_gradient.norm()
                 )
                 if known is not None and name == predicted:
-                    record = gpu_static.record_for(kept, known, "one side", d)
-                    row["predicted_ms"], row["bound"] = gpu_static.predict(record, known, n, n, d)
+                    row["predicted_ms"], row["bound"] = gpu_static.predict(
+                        kept, known, "one side", n, n, d
+                    )
                 if name in OURS and not (
                     row["value_error"] <= LIMITS[0] and row["gradient_error"] <= LIMITS[1]
                 ):
@@ -312,6 +318,43 @@ def time_all(results: Results, dry_run: bool) -> bool:
                 results.add(**row, problem=f"failed: {first_line(error)}")
             torch._dynamo.reset()
     signal.alarm(0)
+    return right
+
+
+def time_operations(results: Results, dry_run: bool) -> bool:
+    """The operations beside mmd; whether all of ours were right."""
+    from vimae_kernels import _backend
+
+    from . import gpu_operations
+
+    device = "cpu" if dry_run else "cuda"
+    ours = [b for b in OURS if _backend.unavailable(b, device) is None]  # type: ignore[arg-type]
+    right = True
+    for problem in gpu_operations.problems(device, dry_run):
+        runs: dict[str, Any] = {b: functools.partial(problem.ours, backend=b) for b in ours}
+        runs["eager"] = problem.eager
+        if not dry_run:
+            runs["compile"] = torch.compile(problem.eager, dynamic=False, fullgraph=True)
+        for name, run in runs.items():
+            if results.left() < 15:
+                results.note(f"the time is up: {name} of {problem.name} {problem.size} is missing")
+                return right
+            row = {"operation": problem.name, "size": problem.size, "provider": name}
+            try:
+                found = gpu_operations.error(problem, run)
+                if name in OURS and problem.limit is not None and not found <= problem.limit:  # type: ignore[operator]
+                    right = False
+                    results.add("operations", **row, error=found, problem="WRONG")
+                    continue
+                seconds = 0.02 if dry_run else 0.3
+                ms = milliseconds(gpu_operations.step(problem, run), not dry_run, seconds)
+                results.add("operations", **row, ms=ms, error=found)
+            except torch.cuda.OutOfMemoryError:
+                results.add("operations", **row, problem="out of memory")
+            except Exception as error:  # one that fails must not cost the others their numbers
+                right = right and name not in OURS
+                results.add("operations", **row, problem=f"failed: {first_line(error)}")
+        torch._dynamo.reset()
     return right
 
 
@@ -365,7 +408,11 @@ def main(arguments: list[str] | None = None) -> int:
         install(results)
     if not args.dry_run and not args.no_tests:
         test(results)
+    # Each of the two has its share, so that what comes second is not left out.
+    whole, results.deadline = results.deadline, results.deadline - 0.35 * results.left()
     right = time_all(results, args.dry_run)
+    results.deadline = whole
+    right = time_operations(results, args.dry_run) and right
     print(f"written to {folder}")
     return 0 if right else 1
 

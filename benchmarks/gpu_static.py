@@ -8,7 +8,10 @@ the counts beside it as JSON, which tests/test_triton_aot.py and `python -m benc
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import re
+import runpy
 import subprocess
 import tempfile
 from collections import Counter, defaultdict
@@ -17,9 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # sass needs Triton; predictions from kept counts do not
+    from vimae_kernels._triton import Loop
+
     from . import sass
 
 RESULTS = Path(__file__).with_name("results") / "gpu-static.json"
+CSRC = Path(__file__).parents[1] / "csrc"
 
 
 class Device(NamedTuple):
@@ -55,8 +61,6 @@ TYPICAL = {80: "A100", 90: "H100", 100: "B200", 120: "RTX 5090"}
 # 128 bytes from L1 or shared memory and 64 from L2 as in the A100 white paper).
 ISSUE, ALU, MUFU, L1, L2 = 128, 64, 16, 128, 64
 
-# Of use only while a loop is being recognised.
-COUNTED_FOR_US = ("subtractions", "multiply-adds")
 KINDS = ("fma", "float", "mufu", "memory", "other")
 CONTROL = ("BRA", "BAR", "BSSY", "BSYNC", "WARPSYNC", "DEPBAR", "NOP", "CALL", "RET", "EXIT", "U")
 FLOAT_ON_ALU = ("FSEL", "FSETP", "FMNMX", "FCHK")
@@ -74,7 +78,6 @@ def mix(instructions: Iterable[str]) -> Counter[str]:
             # 8 x 8 x 4 multiply-adds of a warp, at twice the rate of the others.
             out["fp64"] += 4 if operation == "DMMA" else int(operation == "DFMA")
             out["fp32"] += lanes if operation.startswith("F") else 0
-            out["multiply-adds"] += 8 if operation == "DMMA" else lanes
         elif operation in ("FADD", "FMUL", "FADD2", "FMUL2"):
             out["float"] += 1
             out["fp32"] += lanes
@@ -108,88 +111,27 @@ def mix(instructions: Iterable[str]) -> Counter[str]:
                 out["fp32"] += 1
             elif not operation.startswith(CONTROL):
                 out["alu"] += 1
-        if operation in ("FADD", "FADD2", "DADD"):
-            out["subtractions"] += lanes
     return out
 
 
-def scaled(counts: Mapping[str, float], factor: float) -> dict[str, float]:
-    return {k: round(v * factor, 3) for k, v in counts.items() if k not in COUNTED_FOR_US}
+def loops_of(bodies: list[sass.Body], loops: Iterable[Loop]) -> list[dict[str, Any]]:
+    """Inner loops: what a unit of work takes of each resource, beside the instructions by hand."""
+    from . import sass
+
+    return [
+        {
+            "name": loop.name,
+            "plain": loop.plain,
+            "limit": loop.limit,
+            "unit": {kind: round(n / units, 3) for kind, n in mix(body.own).items()},
+        }
+        for loop, body, units in sass.matched(bodies, loops)
+    ]
 
 
-def total(*parts: Mapping[str, float]) -> dict[str, float]:
-    out: defaultdict[str, float] = defaultdict(float)
-    for part in parts:
-        for key, value in part.items():
-            out[key] += value
-    return out
-
-
-def sweeps(case: sass.Case, loops: list[sass.Loop]) -> list[dict[str, dict[str, float]]]:
-    """What a pair costs in each of a kernel's sweeps over columns, most work first.
-
-    `pair` is per pair, `coordinate` per pair and coordinate, `sweep` per pair of a tile that is the only one of
-    its sweep: what is done once per sweep. Kernels that unroll all d coordinates have no `coordinate`.
-    """
-    constants = case.launch.constants
-    hessian = constants.get("ORDER") == 2
-    # Every coordinate of a pair is one subtraction, two for a Hessian: so the code says how far it is unrolled.
-    per_coordinate = case.pairs * (2 if hessian else 1)
-    found = []
-
-    def coordinates(loop: sass.Loop) -> int:
-        return int(mix(loop.own)["subtractions"] / per_coordinate)
-
-    def visit(loop: sass.Loop, around: sass.Loop | None) -> None:
-        for inner in loop.inner:
-            visit(inner, loop)
-        # The tiled kernel takes coordinates by four; its second loop, which applies weights, subtracts fewer.
-        at_once = constants.get("D", 4 if "DEPTH" in constants else 1)
-        unrolled = coordinates(loop) // at_once
-        if around is None or loop.inner or not unrolled:
-            return
-        here = mix(loop.own)
-        if "D" in constants:
-            cost = {
-                "pair": scaled(here, 1 / (case.pairs * unrolled)),
-                "sweep": scaled(mix(around.own), 1 / case.pairs),
-            }
-        else:
-            coordinate = total(scaled(here, 1 / (case.pairs * unrolled * at_once)))
-            for product in around.inner:
-                if product is not loop:
-                    work = mix(product.own)
-                    depth = case.pairs * constants["DEPTH"]
-                    assert work["multiply-adds"] >= depth, case.name
-                    coordinate = total(coordinate, scaled(work, 1 / depth))
-            cost = {
-                "pair": scaled(mix(around.own), 1 / case.pairs),
-                "coordinate": scaled(coordinate, 1),
-            }
-        if cost not in found:
-            found.append(cost)
-
-    if case.pairs:
-        for loop in loops:
-            visit(loop, None)
-        assert found, f"no loop over pairs was recognised in {case.name}, sm_{case.arch}"
-    return sorted(found, key=lambda cost: -per_pair(cost, 64)["issue"])
-
-
-def per_pair(
-    sweep: Mapping[str, Mapping[str, float]], d: int, tiles: float = 128
-) -> dict[str, float]:
-    """The cost of a pair in d dimensions, where a sweep has so many tiles."""
-    return total(
-        sweep["pair"],
-        scaled(sweep.get("coordinate", {}), d),
-        scaled(sweep.get("sweep", {}), 1 / tiles),
-    )
-
-
-def minimum(d: int, order: int) -> int:
-    """Instructions of a pair by hand: subtractions, multiply-adds, a reciprocal or exponential, and two more."""
-    return (2 * d, 3 * d, 6 * d)[order] + 3
+def ratio(loop: Mapping[str, Any]) -> float:
+    """Instructions over those by hand."""
+    return float(loop["unit"]["issue"] / loop["plain"])
 
 
 def occupancy(code: sass.Code, arch: int, warps: int) -> tuple[int, str]:
@@ -210,107 +152,102 @@ def occupancy(code: sass.Code, arch: int, warps: int) -> tuple[int, str]:
     return blocks[least] * warps, least
 
 
-def pairs_of(side: str, n: int, m: int) -> list[float]:
-    """Pairs that each sweep of a launch visits, in the order of `sweeps` (ops/mmd/triton_impl.py)."""
-    value = (n * n + m * m) / 2 + n * m
+def busy(loop: Mapping[str, Any], device: Device) -> dict[str, float]:
+    """What a unit of work keeps each resource of a multiprocessor busy for, in clocks."""
+    unit: defaultdict[str, float] = defaultdict(float, loop["unit"])
     return {
-        "value": [value],
-        "one side": [float(n * (n + m)), m * m / 2],
-        "both": [float((n + m) ** 2)],
-        "hessian": [float((n + m) ** 2)],
-    }[side]
-
-
-def clocks(cost: Mapping[str, float], device: Device) -> dict[str, float]:
-    """What a pair's cost keeps each resource of a multiprocessor busy for, in clocks."""
-    return {
-        "issue": cost["issue"] / ISSUE,
-        "fp32": cost["fp32"] / device.fp32,
-        "fp64": cost["fp64"] / device.fp64,
-        "integer": cost["alu"] / ALU,
-        "mufu": cost["mufu"] / MUFU,
-        "L1/shared": cost["l1"] / L1,
-        "L2": cost["l2"] / L2,
+        "issue": unit["issue"] / ISSUE,
+        "fp32": unit["fp32"] / device.fp32,
+        "fp64": unit["fp64"] / device.fp64,
+        "integer": unit["alu"] / ALU,
+        "mufu": unit["mufu"] / MUFU,
+        "L1/shared": unit["l1"] / L1,
     }
+
+
+# Times are predicted for mmd in float32 with one IMQ scale.
 
 
 def record_for(
     records: Iterable[dict[str, Any]], device: Device, side: str, d: int
 ) -> dict[str, Any]:
-    """The float32 IMQ configuration that a call at this d takes."""
-    found = [
-        r
-        for r in records
-        if r["arch"] == device.arch
-        and r["side"] == side
-        and r["family"] == "imq"
-        and r["dtype"] == "fp32"
+    """The configuration that a call at this d takes."""
+    names = [
+        f"mmd d={limit} fp32 {side} imq" for limit in (8, 16, "any") if limit == "any" or d <= limit
     ]
-    fitting = [r for r in found if r["d"] is not None and d <= r["d"]]
-    if fitting:
-        return min(fitting, key=lambda r: r["d"])
-    return next(r for r in found if r["d"] is None)
+    found = {r["name"]: r for r in records if r["arch"] == device.arch}
+    return next(found[name] for name in names if name in found)
 
 
-def predict(record: dict[str, Any], device: Device, n: int, m: int, d: int) -> tuple[float, str]:
-    """Milliseconds of a launch and the resource that takes the longest."""
-    from vimae_kernels.ops.mmd.triton_impl import _splits
-
-    rows, columns, size = record["rows"], record["columns"], 8 if record["dtype"] == "fp64" else 4
-    blocks = -(-n // rows) + -(-m // rows)
-    tiles = min(128.0, max(n, m) / (_splits(blocks, max(n, m), columns) * columns))
-    busy: defaultdict[str, float] = defaultdict(float)
-    for pairs, sweep in zip(pairs_of(record["side"], n, m), record["sweeps"], strict=True):
-        cost = per_pair(sweep, d, tiles)
-        cost["l2"] = tile_bytes(record, d) / (rows * columns)
-        for resource, clock in clocks(cost, device).items():
-            busy[resource] += pairs * clock / (device.sms * device.clock * 1e6)
-    # Points read and gradients written once.
-    busy["HBM"] = 2 * (n + m) * d * size / (device.hbm * 1e9)
-    bound = max(busy, key=busy.__getitem__)
-    return busy[bound], bound
-
-
-def tile_bytes(record: Mapping[str, Any], d: int) -> int:
-    """What a program asks of L2 for a tile: the columns, and what does not stay in registers."""
-    size = 8 if record["dtype"] == "fp64" else 4
-    points = record["columns"] + (record["rows"] if record["d"] is None else 0)
-    vectors = 2 if record["side"] == "hessian" else 1
-    gradient = (
-        2 * record["rows"]
-        if record["d"] is None and record["side"] not in ("value", "median")
-        else 0
+def pairs_of(side: str, n: int, m: int) -> float:
+    """Pairs that a launch visits (ops/mmd/triton_impl.py)."""
+    return (
+        (n * n + m * m) / 2 + n * m
+        if side == "value"
+        else (n + m) * (n if side == "one side" else n + m)
     )
-    return int(size * d * (points * vectors + gradient))
 
 
-def describe(case: sass.Case) -> dict[str, Any]:
-    """One configuration, compiled and counted."""
-    from . import sass
+def predict(
+    records: list[dict[str, Any]], device: Device, side: str, n: int, m: int, d: int
+) -> tuple[float, str]:
+    """Milliseconds of a launch and the resource that takes the longest."""
+    clocks: defaultdict[str, float] = defaultdict(float)
+    # With the gradient of one side, the other sample's own pairs are visited for their value alone.
+    parts = [(side, pairs_of(side, n, m))] + [("value", m * m / 2)] * (side == "one side")
+    for part, pairs in parts:
+        record = record_for(records, device, part, d)
+        constants = record["constants"]
+        for loop in record["loops"]:
+            units = d if loop["name"] in ("distances", "gradient") else 1
+            # A loop over unrolled coordinates costs what its d asks for.
+            units *= d / constants["D"] if "D" in constants else 1
+            for resource, clock in busy(loop, device).items():
+                clocks[resource] += pairs * units * clock
+        tile = constants["ROWS"] * constants["COLUMNS"]
+        clocks["L2"] += pairs * tile_bytes(constants, d) / (tile * L2)
+    out = {
+        resource: clock / (device.sms * device.clock * 1e6) for resource, clock in clocks.items()
+    }
+    # Points read and gradients written once.
+    out["HBM"] = 2 * (n + m) * d * 4 / (device.hbm * 1e9)
+    bound = max(out, key=out.__getitem__)
+    return out[bound], bound
 
-    code = sass.code(sass.compiled(case))
-    held, limit = occupancy(code, case.arch, case.warps)
-    constants = case.launch.constants
-    order = constants.get("ORDER")
-    side = "median" if order is None else ("value", "one side", "hessian")[order]
+
+def tile_bytes(constants: Mapping[str, int], d: int) -> int:
+    """What a program asks of L2 for a tile: the columns, and what does not stay in registers."""
+    tiled = "D" not in constants
+    points = constants["COLUMNS"] + (constants["ROWS"] if tiled else 0)
+    gradient = 2 * constants["ROWS"] if tiled and constants["ORDER"] else 0
+    return 4 * d * (points * (2 if constants["ORDER"] == 2 else 1) + gradient)
+
+
+def record_of(
+    arch: int, name: str, warps: int, code: sass.Code, loops: Iterable[Loop]
+) -> dict[str, Any]:
+    held, limit = occupancy(code, arch, warps)
     return {
-        "arch": case.arch,
-        "name": case.name,
-        "family": "imq" if constants.get("IMQ") else "rbf" if "IMQ" in constants else "median",
-        "side": "both" if side == "one side" and constants["BOTH"] else side,
-        "dtype": case.types.get("x", case.types.get("out", "*fp32"))[1:],
-        "d": constants.get("D"),
-        "rows": constants.get("ROWS", 0),
-        "columns": constants.get("COLUMNS", 0),
-        "warps": case.warps,
+        "arch": arch,
+        "name": name,
+        "warps": warps,
         "registers": code.registers,
         "spills": code.spills,
         "stack": code.stack,
         "shared": code.shared,
         "occupancy": held,
         "limit": limit,
-        "sweeps": sweeps(case, code.loops),
+        "loops": loops_of(code.loops, loops),
     }
+
+
+def describe(case: sass.Case) -> dict[str, Any]:
+    """One configuration of a Triton kernel, compiled and counted."""
+    from . import sass
+
+    code = sass.code(sass.compiled(case))
+    record = record_of(case.arch, case.name, case.warps, code, case.loops)
+    return {**record, "constants": case.launch.constants}
 
 
 def native_module() -> Path | None:
@@ -324,40 +261,44 @@ def native_records(architecture: int = 90) -> list[dict[str, Any]]:
     from . import sass
 
     module = native_module()
-    out: list[dict[str, Any]] = []
     if module is None:
-        return out
+        return []
+    found: dict[str, tuple[int, sass.Code]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
             sass.tool("cuobjdump", "-xelf", f"sm_{architecture}", module, folder=folder)
         except subprocess.CalledProcessError:  # no device code at all
-            return out
+            return []
         for cubin in sorted(folder.glob("*.cubin")):
             threads = sass.block_sizes(cubin)
             for symbol, code in sass.read(cubin).items():
-                warps = threads.get(symbol, 1024) // 32
-                held, limit = occupancy(code, architecture, warps)
-                hot = [mix(loop.own) for loop in flattened(code.loops)]
-                out.append(
-                    {
-                        "arch": architecture,
-                        "name": symbol,
-                        "registers": code.registers,
-                        "spills": code.spills,
-                        "stack": code.stack,
-                        "shared": code.shared,
-                        "occupancy": held,
-                        "limit": limit,
-                        "loops": [work for work in hot if work["multiply-adds"] >= 8],
-                    }
-                )
-    names = "\n".join(r["name"] for r in out)
+                found[symbol] = threads.get(symbol, 1024) // 32, code
     # c++filt comes with every compiler that could have built the module.
-    plain = subprocess.run(["c++filt"], input=names, text=True, capture_output=True, check=True)
-    for record, readable in zip(out, plain.stdout.splitlines(), strict=True):
-        record["name"] = short(readable)
+    plain = subprocess.run(
+        ["c++filt"], input="\n".join(found), text=True, capture_output=True, check=True
+    ).stdout.splitlines()
+    out = []
+    for (symbol, (warps, code)), readable in zip(found.items(), plain, strict=True):
+        # The compiler names an anonymous namespace after its file.
+        op = re.search(r"_GLOBAL__N__\w+?_\d+_(\w+?)_cuda_cu_", symbol)
+        assert op, symbol
+        kernel = short(readable)
+        out.append(
+            record_of(architecture, f"{op[1]} {kernel}", warps, code, native_loops(op[1], kernel))
+        )
     return sorted(out, key=lambda r: str(r["name"]))
+
+
+def native_loops(op: str, kernel: str) -> tuple[Loop, ...]:
+    """Its inner loops, by `loops` of csrc/<op>/<op>_cuda_loops.py."""
+    path = CSRC / op / f"{op}_cuda_loops.py"
+    return cached(path)["loops"](kernel) if path.exists() else ()
+
+
+@functools.cache
+def cached(path: Path) -> dict[str, Any]:
+    return runpy.run_path(str(path))
 
 
 def short(symbol: str) -> str:
@@ -368,20 +309,9 @@ def short(symbol: str) -> str:
     return name.split(">(")[0] + ">" if ">(" in name else name.split("(")[0]
 
 
-def flattened(loops: list[sass.Loop]) -> list[sass.Loop]:
-    return [x for loop in loops for x in (loop, *flattened(loop.inner))]
-
-
 def fits(record: Mapping[str, Any]) -> bool:
     """No spills, and a block that a multiprocessor can hold."""
     return not record["spills"] and not record["stack"] and record["occupancy"] > 0
-
-
-def instructions(record: Mapping[str, Any]) -> float | None:
-    """Of a pair, in the sweep with the most work, at the configuration's d or at 64."""
-    if not record["sweeps"]:
-        return None
-    return per_pair(record["sweeps"][0], record["d"] or 64)["issue"]
 
 
 def prediction_table(records: list[dict[str, Any]]) -> list[str]:
@@ -394,7 +324,7 @@ def prediction_table(records: list[dict[str, Any]]) -> list[str]:
             for side in ("value", "one side", "both", "hessian"):
                 cells = []
                 for device in DEVICES.values():
-                    ms, bound = predict(record_for(records, device, side, d), device, n, n, d)
+                    ms, bound = predict(records, device, side, n, n, d)
                     cells.append(f"{ms:.3g} ({bound})")
                 lines.append(f"| {n} | {d} | {side} | {' | '.join(cells)} |")
     return lines
@@ -402,118 +332,49 @@ def prediction_table(records: list[dict[str, Any]]) -> list[str]:
 
 def kernel_table(records: list[dict[str, Any]], arch: int) -> list[str]:
     lines = [
-        "| configuration | registers | spills | stack | shared | warps per SM (limited by) | d | FMA "
-        "| other float | MUFU | memory | integer, control | **instructions per pair** | by hand "
-        "| bytes per tile | bound by |",
+        "| kernel | registers | spills | stack | shared | warps per SM (limited by) | loop | FMA "
+        "| other float | MUFU | memory | integer, control | instructions per unit | by hand | **ratio** | bound by |",
         "|---" * 16 + "|",
     ]
     for r in records:
         if r["arch"] != arch:
             continue
-        cells = [r["name"], r["registers"], r["spills"], r["stack"], r["shared"]]
-        cells.append(f"{r['occupancy']} ({r['limit']})")
-        if r["sweeps"]:
-            d = r["d"] or 64
-            cost = per_pair(r["sweeps"][0], d)
-            cost["l2"] = tile_bytes(r, d) / (r["rows"] * r["columns"])
-            busy = clocks(cost, DEVICES[TYPICAL[arch]])
-            order = {"value": 0, "median": 0, "one side": 1, "both": 1, "hessian": 2}[r["side"]]
-            cells += [d, *(f"{cost[kind]:.1f}" for kind in KINDS), f"**{cost['issue']:.1f}**"]
-            cells += [minimum(d, order), tile_bytes(r, d), max(busy, key=busy.__getitem__)]
-        else:
-            cells += [""] * 10
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        cells = [f"`{r['name']}`", r["registers"], r["spills"], r["stack"], r["shared"]]
+        cells.append(f"{r['occupancy']} ({r['limit']})" + ("" if fits(r) else " DOES NOT FIT"))
+        # A line per loop, the kernel on the first.
+        for loop in r["loops"] or [None]:
+            work = [""] * 10
+            if loop:
+                clocks = busy(loop, DEVICES[TYPICAL[arch]])
+                work = [loop["name"], *(f"{loop['unit'].get(kind, 0):.2f}" for kind in KINDS)]
+                work += [f"{loop['unit']['issue']:.2f}"]
+                work += (
+                    ["", ""]
+                    if loop["plain"] is None
+                    else [f"{loop['plain']:g}", f"**{ratio(loop):.2f}**"]
+                )
+                work += [max(clocks, key=clocks.__getitem__)]
+            lines.append("| " + " | ".join(map(str, [*cells, *work])) + " |")
+            cells = [""] * 6
     return lines
 
 
 def family_table(records: list[dict[str, Any]]) -> list[str]:
-    architectures = list(TYPICAL)
     lines = [
-        "| configuration | " + " | ".join(f"sm_{a}" for a in architectures) + " |",
-        "|---" * (1 + len(architectures)) + "|",
+        "| configuration | " + " | ".join(f"sm_{a}" for a in TYPICAL) + " |",
+        "|---" * (1 + len(TYPICAL)) + "|",
     ]
-    for name in dict.fromkeys(r["name"] for r in records):
+    found = {(r["name"], r["arch"]): r for r in records}
+    for name in dict.fromkeys(r["name"] for r in records if r["arch"] != 90):
         cells = []
-        for arch in architectures:
-            r = next(r for r in records if r["arch"] == arch and r["name"] == name)
-            count = instructions(r)
+        for arch in TYPICAL:
+            r = found[name, arch]
+            ratios = [f"**{ratio(loop):.2f}**" for loop in r["loops"] if loop["plain"] is not None]
             cells.append(
-                f"{r['registers']}, {r['occupancy']}"
-                + (f", **{count:.1f}**" if count else "")
+                ", ".join([str(r["registers"]), str(r["occupancy"]), *ratios])
                 + ("" if fits(r) else " DOES NOT FIT")
             )
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
-
-
-def by_dimension(d: int, family: str) -> float:
-    """Instructions per pair of Triton's value and gradient of both sides in float32 on sm_90."""
-    import torch
-
-    from vimae_kernels.ops.mmd import triton_impl as mmd
-
-    from . import sass
-
-    launch = mmd.configuration(d, torch.float32, mmd.GRADIENT, True, family, 1)
-    shipped = next(
-        case
-        for case in sass.cases(1, [90])
-        if case.launch.kernel is launch.kernel and case.name.endswith(f"fp32 both {family}")
-    )
-    case = shipped._replace(name=f"d={d}", launch=launch)
-    loops = sass.code(sass.compiled(case)).loops
-    if "D" not in launch.constants:
-        return per_pair(sweeps(case, loops)[0], d)["issue"]
-    # Coordinates are unrolled: one reciprocal or exponential is one pair.
-    innermost = [mix(loop.own) for loop in flattened(loops) if not loop.inner]
-    inner = max(innermost, key=lambda work: work["multiply-adds"])
-    return inner["issue"] / inner["mufu"]
-
-
-def register_kernel_cost(records: Iterable[dict[str, Any]], d: int, family: str) -> float | None:
-    """The same of the CUDA C++ kernel for d <= 16, in its inner loop; None where there is none."""
-    padded = next((size for size in (2, 4, 8, 16) if d <= size), None)
-    rows, index = 4 if d <= 8 else 1, ("imq", "rbf").index(family)
-    name = f"register_kernel<{padded}, {rows}, (Family){index}, true, true>"
-    for record in records:
-        if record["name"] == name:
-            loop = max(record["loops"], key=lambda work: work["multiply-adds"])
-            return float(loop["issue"] / loop["mufu"])
-    return None
-
-
-def dimension_table(native: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "| d | by hand | Triton, IMQ | Triton, RBF | CUDA C++, IMQ | CUDA C++, RBF |",
-        "|---" * 6 + "|",
-    ]
-    for d in (2, 4, 8, 16, 32, 64):
-        costs = [by_dimension(d, family) for family in ("imq", "rbf")]
-        costs += [register_kernel_cost(native, d, family) for family in ("imq", "rbf")]  # type: ignore[misc]
-        cells = ["" if cost is None else f"{cost:.1f}" for cost in costs]
-        lines.append(f"| {d} | {minimum(d, 1)} | {' | '.join(cells)} |")
-    return lines
-
-
-def native_table(records: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "| kernel | registers | spills | stack | shared | warps per SM (limited by) "
-        "| loops: instructions per FMA (per MUFU) |",
-        "|---" * 7 + "|",
-    ]
-    for r in records:
-        loops: Counter[str] = Counter()
-        for work in r["loops"]:
-            text = f"{work['issue'] / work['multiply-adds']:.2f}"
-            if work["mufu"]:
-                text += f" ({work['issue'] / work['mufu']:.1f})"
-            loops[text] += 1
-        cells = [f"`{r['name']}`", r["registers"], r["spills"], r["stack"], r["shared"]]
-        cells += [
-            f"{r['occupancy']} ({r['limit']})",
-            ", ".join(f"{n} x {text}" if n > 1 else text for text, n in loops.items()),
-        ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
 
 
@@ -529,47 +390,39 @@ def report(records: list[dict[str, Any]], native: list[dict[str, Any]], versions
         f"`python -m benchmarks.gpu_static --write benchmarks/results/gpu-static.md`, {versions}. "
         "**Nothing here was run on a GPU.**",
         "",
-        "How the times were predicted. Every configuration was compiled ahead of time and disassembled. "
-        "The instructions of each loop over pairs were counted by kind; a pair's cost is what its tile runs "
-        "divided by the tile's pairs, with what is done once per sweep spread over it. For each resource of "
-        "a multiprocessor (128 issue slots, the float32 and float64 lanes, 64 integer lanes, 16 special "
-        "functions, 128 bytes from L1 or shared memory, 64 bytes from L2, all per clock) and for device "
-        "memory, the cost of all pairs over the device's rate is a time; the longest is the prediction, "
-        "named with its resource. Rates are public data-sheet numbers. Left out, and all of it makes a real "
-        "run slower: latency that the resident warps do not hide, launch overhead and the finishing kernel, "
-        "what a program does before and after its sweeps, tail effects of an uneven last wave, bank "
-        "conflicts, two resources that wait for each other, clocks below the data sheet's. One thing makes "
-        "it faster: loads are counted as if every lane of a warp had its own data, so L1 times are too long "
-        "where the hardware serves lanes that share it at once. A prediction is there to be compared with a "
-        "measurement (`python -m benchmarks.gpu` does), no more.",
+        "Every configuration of the Triton kernels was compiled ahead of time and disassembled, the CUDA C++ kernels "
+        "were taken from the built module. Of an inner loop, the instructions were counted by kind and divided by its "
+        "units of work: a pair where all coordinates are unrolled; a pair and coordinate in loops called distances and "
+        "gradient. By hand a unit is its subtractions, multiply-adds, reciprocals and exponentials, nothing else.",
+        "",
+        "How the times were predicted. For each resource of a multiprocessor (128 issue slots, the float32 and "
+        "float64 lanes, 64 integer lanes, 16 special functions, 128 bytes from L1 or shared memory, 64 bytes from "
+        "L2, all per clock) and for device memory, the cost of all pairs over the device's rate is a time; the "
+        "longest is the prediction, named with its resource. Rates are public data-sheet numbers. Left out, and "
+        "all of it makes a real run slower: latency that the resident warps do not hide, launch overhead and the "
+        "finishing kernel, what a program does outside its inner loops, tail effects of an uneven last wave, bank "
+        "conflicts, two resources that wait for each other, clocks below the data sheet's. One thing makes it "
+        "faster: loads are counted as if every lane of a warp had its own data, so L1 times are too long where "
+        "the hardware serves lanes that share it at once. A prediction is there to be compared with a measurement "
+        "(`python -m benchmarks.gpu` does), no more.",
         "",
         f"Devices: {devices}.",
         "",
-        "## Predicted ms, Triton, float32, IMQ",
+        "## Predicted ms of mmd, Triton, float32, IMQ",
         "",
         "`one side` is forward + backward with the gradient to z; `both` has that of the prior as well.",
         "",
         *prediction_table(records),
         "",
-        "## Instructions per pair by dimension, sm_90",
-        "",
-        "Value and gradient, float32, one scale; up to d = 16 in the inner loop. Beyond, Triton's tiled kernel is "
-        "counted whole, and the loops of that in CUDA C++ are in the last table.",
-        "",
-        *dimension_table(native),
-        "",
         "## Every Triton configuration on sm_90",
         "",
-        "Stack, shared memory and tiles in bytes. Counts are per pair, of the sweep with the most work; "
-        "`d=any` is taken at d = 64. By hand: d subtractions, d multiply-adds for the distance, d for the "
-        "gradient of one side (a Hessian has d and 2 d more), one reciprocal or exponential, two more. "
-        f"Bound on the {TYPICAL[90]}.",
+        f"Stack and shared memory in bytes; bound on the {TYPICAL[90]}.",
         "",
         *kernel_table(records, 90),
         "",
         "## The same on other families",
         "",
-        "Registers, warps per multiprocessor, **instructions per pair**.",
+        "Registers, warps per multiprocessor, **ratio** of each inner loop.",
         "",
         *family_table(records),
         "",
@@ -577,11 +430,7 @@ def report(records: list[dict[str, Any]], native: list[dict[str, Any]], versions
         "",
     ]
     if native:
-        lines += [
-            "Of every loop with at least eight multiply-adds of its own. With one scale and float32, a MUFU is a pair.",
-            "",
-            *native_table(native),
-        ]
+        lines += kernel_table(native, 90)
     else:
         lines += ["The built module has no CUDA code: there is nothing to read."]
     return "\n".join(lines) + "\n"
@@ -602,6 +451,9 @@ def save(path: Path, triton: str, records: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
+        "only", nargs="?", help="print the table of the kernels whose name contains this, no more"
+    )
+    parser.add_argument(
         "--write", type=Path, help="keep the report here, and the counts beside it as .json"
     )
     args = parser.parse_args()
@@ -610,7 +462,12 @@ def main() -> None:
 
     from . import sass
 
-    records = sass.on_all_cores(describe, [(1, arch) for arch in sass.ARCHITECTURES])
+    if args.only:
+        cases = [case for case in sass.cases([90]) if args.only in case.name]
+        native = [record for record in native_records() if args.only in record["name"]]
+        print("\n".join(kernel_table(sass.on_all_cores(describe, cases) + native, 90)))
+        return
+    records = sass.on_all_cores(describe, sass.cases())
     assembler = sass.tool("ptxas", "--version").split("release ")[1].split(",")[0]
     text = report(records, native_records(), f"Triton {triton.__version__}, ptxas {assembler}")
     print(text)

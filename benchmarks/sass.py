@@ -5,6 +5,7 @@ Shared by tests/test_triton_aot.py and benchmarks/gpu_static.py. Needs Triton an
 
 from __future__ import annotations
 
+import importlib
 import math
 import multiprocessing
 import re
@@ -20,12 +21,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vimae_kernels._triton import Launch
-from vimae_kernels.ops.median import triton_impl as median
-from vimae_kernels.ops.mmd import triton_impl as mmd
+import vimae_kernels
+from vimae_kernels._triton import Launch, Loop
 
 T = TypeVar("T")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+OPS = Path(vimae_kernels.__file__).parent / "ops"
+# The family for which every configuration is compiled.
+EVERY_CONFIGURATION = 90
 
 
 class Architecture(NamedTuple):
@@ -53,29 +56,28 @@ class Case(NamedTuple):
     name: str
     launch: Launch
     types: dict[str, Any]
+    loops: tuple[Loop, ...] = ()
 
     @property
     def warps(self) -> int:
         return int(self.launch.options["num_warps"])
 
-    @property
-    def pairs(self) -> float:
-        """Pairs of a tile that one thread has; 0 for a kernel that has no tiles."""
-        constants = self.launch.constants
-        return float(constants.get("ROWS", 0) * constants.get("COLUMNS", 0)) / (32 * self.warps)
 
-
-def cases(scales: int = 1, architectures: Sequence[int] = tuple(ARCHITECTURES)) -> list[Case]:
-    """Every shipped configuration; the median, which has no scales, comes with one scale."""
-    suffix = f", {scales} scales" if scales > 1 else ""
+def cases(architectures: Iterable[int] = tuple(ARCHITECTURES)) -> list[Case]:
+    """What every ops/*/triton_impl.py ships."""
     shipped = [
-        (f"{name} {family}{suffix}", launch, types)
-        for family in ("imq", "rbf")
-        for name, launch, types in mmd.shipped(family, scales)
+        (path.parent.name, one)
+        for path in sorted(OPS.glob("*/triton_impl.py"))
+        for one in importlib.import_module(
+            f"vimae_kernels.ops.{path.parent.name}.triton_impl"
+        ).shipped()
     ]
-    if scales == 1:
-        shipped += [(f"{name} median", launch, types) for name, launch, types in median.shipped()]
-    return [Case(arch, *rest) for arch in architectures for rest in shipped]
+    return [
+        Case(arch, f"{op} {one.name}", one.launch, one.types, one.loops)
+        for arch in architectures
+        for op, one in shipped
+        if one.everywhere or arch == EVERY_CONFIGURATION
+    ]
 
 
 def compiled(case: Case) -> Any:
@@ -84,17 +86,17 @@ def compiled(case: Case) -> Any:
     return triton.compile(source, target=target, options=case.launch.options)
 
 
-def _on_case(work: tuple[Callable[[Case], T], int, int, int]) -> T:
-    function, scales, arch, index = work
-    return function(cases(scales, [arch])[index])
+def _on_case(work: tuple[Callable[[Case], T], int, str]) -> T:
+    function, arch, name = work
+    return function(next(case for case in cases([arch]) if case.name == name))
 
 
-def on_all_cores(function: Callable[[Case], T], wanted: Iterable[tuple[int, int]]) -> list[T]:
-    """`function`, of a module, of every configuration of each (scales, architecture), in order.
+def on_all_cores(function: Callable[[Case], T], wanted: Iterable[Case]) -> list[T]:
+    """`function`, of a module, of each of them, in order.
 
-    A worker is told a number: kernels do not travel between processes.
+    A worker is told a name: kernels do not travel between processes.
     """
-    work = [(function, s, a, i) for s, a in wanted for i in range(len(cases(s, [a])))]
+    work = [(function, case.arch, case.name) for case in wanted]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(_on_case, work))
 
@@ -106,11 +108,11 @@ def tool(name: str, *arguments: str | Path, folder: Path | None = None) -> str:
 
 
 @dataclass
-class Loop:
+class Body:
     """A loop of the machine code: what it runs itself, and the loops inside."""
 
     own: list[str] = field(default_factory=list)
-    inner: list[Loop] = field(default_factory=list)
+    inner: list[Body] = field(default_factory=list)
 
 
 class Code(NamedTuple):
@@ -120,7 +122,7 @@ class Code(NamedTuple):
     stack: int
     shared: int
     spills: int  # instructions that read or write local memory
-    loops: list[Loop]
+    loops: list[Body]
 
 
 def read(cubin: Path) -> dict[str, Code]:
@@ -164,23 +166,26 @@ def code(kernel: Any) -> Code:
     return only._replace(shared=kernel.metadata.shared)
 
 
-def loops(sass: str) -> list[Loop]:
-    """The outermost loops, in the order of the code; those of two instructions are waits, not work."""
+def loops(sass: str) -> list[Body]:
+    """The outermost loops, in the order of the code; those of two instructions are waits, not work.
+
+    Without NOPs, which stand between float64 instructions where those have a small part of the rate.
+    """
     labels: dict[str, int] = {}
     code: list[str] = []
     spans = set()
     for line in sass.splitlines():
         if label := re.match(r"\s*(\.L_x_\d+):", line):
             labels[label[1]] = len(code)
-        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?);", line):
+        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?!NOP)(.*?);", line):
             code.append(re.sub(r"^@!?U?P[\dT]+\s+", "", found[1]))
             jump = re.match(r"BRA.*(\.L_x_\d+)", code[-1])
             if jump and jump[1] in labels and len(code) - labels[jump[1]] > 2:
                 spans.add((labels[jump[1]], len(code)))
     # Sorted so that a loop comes right after the one around it.
     nested = sorted(spans, key=lambda span: (span[0], -span[1]))
-    every = [Loop() for _ in nested]
-    outermost: list[Loop] = []
+    every = [Body() for _ in nested]
+    outermost: list[Body] = []
     for i, (start, stop) in enumerate(nested):
         around = [j for j in range(i) if nested[j][0] <= start and stop <= nested[j][1]]
         (every[around[-1]].inner if around else outermost).append(every[i])
@@ -189,3 +194,30 @@ def loops(sass: str) -> list[Loop]:
         if around:
             every[around[-1]].own.append(instruction.split()[0])
     return outermost
+
+
+def flattened(bodies: Iterable[Body]) -> list[Body]:
+    return [x for body in bodies for x in (body, *flattened(body.inner))]
+
+
+def count(instructions: Iterable[str], marker: str) -> int:
+    """How often: FFMA2 is two FFMAs, and DMMA, 8 x 8 x 4 multiply-adds of a warp, is 8 DFMAs of each thread."""
+    worth = {marker: 1, f"{marker}2": 2, **({"DMMA": 8} if marker == "DFMA" else {})}
+    return sum(worth.get(name.split(".")[0], 0) for name in instructions)
+
+
+def matched(bodies: Sequence[Body], loops: Iterable[Loop]) -> list[tuple[Loop, Body, float]]:
+    """Each loop with its machine code and the units of work in that; see `Loop`."""
+    free = flattened(bodies)
+    out = []
+    for loop in loops:
+        counts = [(count(b.own, loop.marker), b) for b in free if not count(b.own, loop.without)]
+        most = max((n for n, _ in counts), default=0)
+        if most < loop.per_unit:
+            raise LookupError(f"{loop.name}: no loop with {loop.marker} is left")
+        near = [(n, b) for n, b in counts if 2 * n >= most]
+        most, best = max(near, key=lambda c: (not c[1].inner, c[0], len(c[1].own)))
+        copies = [b for n, b in near if 2 * n * len(best.own) >= most * len(b.own)]
+        free = [b for b in free if all(b is not copy for copy in copies)]
+        out.append((loop, best, most / loop.per_unit))
+    return out
