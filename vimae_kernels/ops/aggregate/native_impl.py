@@ -38,8 +38,19 @@ def log_density_grad(
     return outputs
 
 
+def total_correlation(
+    z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, dataset_size: int, gradients: bool
+) -> tuple[Tensor, ...]:
+    """The value and, with `gradients`, those to z, mean and log_var: on the CPU, in one pass."""
+    value = z.new_empty(z.shape[:-2])
+    made = (z.new_empty(x.shape) for x in (z, mean, log_var)) if gradients else (None,) * 3
+    outputs = value, *made
+    _run("total_correlation", z, mean, log_var, weighting, dataset_size, *outputs)
+    return outputs
+
+
 def _run(
-    kernel: str, z: Tensor, mean: Tensor, log_var: Tensor, *arguments: str | int | Tensor
+    kernel: str, z: Tensor, mean: Tensor, log_var: Tensor, *arguments: str | int | Tensor | None
 ) -> None:
     z, mean, log_var = _rows(z), _rows(mean), _rows(log_var)
     (n, d), B = z.shape[-2:], mean.shape[-2]
