@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ... import _native
 
+CONTIGUOUS = torch.contiguous_format
+
 
 def log_density(
     z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, dataset_size: int
@@ -39,12 +41,22 @@ def log_density_grad(
 
 
 def total_correlation(
-    z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, dataset_size: int, gradients: bool
-) -> tuple[Tensor, ...]:
-    """The value and, with `gradients`, those to z, mean and log_var: on the CPU, in one pass."""
+    z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, dataset_size: int
+) -> Tensor:
+    """On the CPU alone, as the next."""
     value = z.new_empty(z.shape[:-2])
-    made = (z.new_empty(x.shape) for x in (z, mean, log_var)) if gradients else (None,) * 3
-    outputs = value, *made
+    outputs = value, None, None, None
+    _run("total_correlation", z, mean, log_var, weighting, dataset_size, *outputs)
+    return value
+
+
+def total_correlation_grad(
+    z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, dataset_size: int
+) -> tuple[Tensor, ...]:
+    """The value and its gradients to z, mean and log_var, in one pass."""
+    # In half the time that new_empty takes.
+    like = (torch.empty_like(x, memory_format=CONTIGUOUS) for x in (z, mean, log_var))
+    outputs = z.new_empty(z.shape[:-2]), *like
     _run("total_correlation", z, mean, log_var, weighting, dataset_size, *outputs)
     return outputs
 

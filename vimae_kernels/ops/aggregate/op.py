@@ -195,7 +195,7 @@ def total_correlation(
         if torch.is_grad_enabled() and any(x.requires_grad for x in (z, mean, log_var)):
             return _TotalCorrelation.apply(z, mean, log_var, weighting, size)  # type: ignore[no-any-return]
         run = implementation(__package__, chosen).total_correlation
-        return run(z, mean, log_var, weighting, size, False)[0]  # type: ignore[no-any-return]
+        return run(z, mean, log_var, weighting, size)  # type: ignore[no-any-return]
     joint, marginal = _densities(z, mean, log_var, weighting, size, chosen)
     return (joint - marginal.sum(-1)).mean(-1)
 
@@ -361,8 +361,8 @@ class _TotalCorrelation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, mean: Tensor, log_var: Tensor, *config: Any) -> Tensor:
-        run = implementation(__package__, "native").total_correlation
-        value, *gradients = run(z, mean, log_var, *config, True)
+        run = implementation(__package__, "native").total_correlation_grad
+        value, *gradients = run(z, mean, log_var, *config)
         ctx.save_for_backward(z, mean, log_var, *gradients)
         return value  # type: ignore[no-any-return]
 
