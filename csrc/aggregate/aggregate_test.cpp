@@ -259,7 +259,7 @@ void check_all() {
     check<T>(1, 66, 66, 65, weighting, 2, 0);
     check<T>(1, 220, 220, 9, weighting, 3, 0);  // enough work for three threads
     check<T>(1, 34, 34, 200, weighting, 4, 0);
-    check<T>(1, 700, 700, 3, weighting, 2, 0);  // several blocks of rows
+    check<T>(1, 300, 300, 3, weighting, 2, 0);  // several blocks of rows
     check_far<T>(50, 7, weighting);
     if (weighting == Weighting::mss) continue;
     check<T>(1, 1, 1, 1, weighting, 1, 0);

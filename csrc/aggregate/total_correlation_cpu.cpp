@@ -46,7 +46,7 @@ struct LogSum {
       const std::int64_t biased = bits >> 52;
       if (biased < 1 || biased > 2046) continue;  // 0, infinity and NaN stay what they are
       exponent += biased - 1023;
-      bits -= (biased - 1023) << 52;
+      bits -= (biased - 1023) * (std::int64_t(1) << 52);
       std::memcpy(product + r, &bits, sizeof bits);
     }
   }
