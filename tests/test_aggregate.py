@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +110,111 @@ def test_large_dimension(dtype, poisoned):
         # The truth, in float64 as well, has an error of its own.
         as_if = 4096 if dtype == torch.float64 else 64
         close(got, truth(inputs, weighting, size), as_if, dtype)
+
+
+def total(inputs: tuple[Tensor, ...], backend: str, **weights: Any) -> list[Tensor]:
+    """The total correlation and its gradients, upstream gradients of a batch being 1, 2, ..."""
+    inputs = tuple(x.detach().requires_grad_() for x in inputs)
+    value = vk.total_correlation(*inputs, **weights, backend=backend)
+    g = torch.arange(1, value.numel() + 1).to(value).reshape(value.shape)
+    return [value.detach(), *torch.autograd.grad(value, inputs, g)]
+
+
+def check_total(inputs: tuple[Tensor, ...], d: int, dtype: torch.dtype, **weights: Any) -> None:
+    got, exact = total(inputs, "native", **weights), tuple(x.double() for x in inputs)
+    want = total(exact, "reference", **weights)
+    densities = vk.aggregate_log_density(*exact, **weights, backend="reference")
+    # Relative to the densities, and to the pull of the joint ones, that these are differences of.
+    size = densities.joint.abs().mean() + densities.marginal.abs().sum(-1).mean()
+    one = [x.requires_grad_() for x in exact]
+    joint = vk.aggregate_log_density(*one, **weights, backend="reference").joint
+    pulls = torch.autograd.grad(joint.mean(-1).sum(), one)
+    density, gradient = TOLERANCE[dtype]
+    assert (got[0] - want[0]).abs().max() <= density * (1 + size)
+    for a, b, pull in zip(got[1:], want[1:], pulls, strict=True):
+        assert (a - b).norm() <= gradient * (1 + d / 16) * (b.norm() + pull.norm())
+        assert a.dtype == dtype
+
+
+@native
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_total_correlation_matches_the_definition(shape, dtype, poisoned):
+    inputs = problem(*shape, dtype)
+    for weighting, size in CONFIGS:
+        if weighting == "mss" and (shape[1] != shape[2] or shape[1] < 2):
+            continue
+        check_total(inputs, shape[3], dtype, weighting=weighting, dataset_size=size)
+
+
+@native
+def test_total_correlation_is_one_pass_in_eager_mode_alone(poisoned):
+    inputs = tuple(x.requires_grad_() for x in problem((3,), 40, 40, 5))
+    value = vk.total_correlation(*inputs)
+    assert "_TotalCorrelation" in type(value.grad_fn).__name__
+    joint, marginal = vk.aggregate_log_density(*inputs)
+    parts = (joint - marginal.sum(-1)).mean(-1)
+    torch.testing.assert_close(value, parts, rtol=1e-12, atol=1e-12)
+    # The value is the same bits whether or not a gradient is wanted.
+    assert torch.equal(value, vk.total_correlation(*(x.detach() for x in inputs)))
+    for got, want in zip(
+        torch.autograd.grad(value.sum(), inputs),
+        torch.autograd.grad(parts.sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-13)
+
+
+@native
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("log_var", [-20.0, -8.0, 20.0])
+@pytest.mark.parametrize("far", [0.0, 3.0, 1000.0])
+def test_total_correlation_of_extreme_variances_and_distances(far, log_var, dtype):
+    z, mean, _ = problem((), 70, 66, 5, dtype)
+    z[::9] += far
+    inputs = z, mean, torch.full_like(mean, log_var) + torch.randn(66, 5).to(dtype) / 8
+    got = total(inputs, "native")
+    assert all(x.isfinite().all() for x in got)
+    want = total(tuple(x.double() for x in inputs), "reference")
+    size = vk.aggregate_log_density(*(x.double() for x in inputs)).marginal.abs().sum(-1).mean()
+    assert (got[0] - want[0]).abs() <= 1e-6 * size
+    if dtype == torch.float64:
+        tolerance = 1e-12 + 1e-15 * size
+        assert all(relative(a, b) <= tolerance for a, b in zip(got[1:], want[1:], strict=True))
+
+
+@native
+@pytest.mark.parametrize("level", _native.simd_levels()["runnable"])
+def test_total_correlation_at_every_simd_level(level, poisoned):
+    used = _native.simd_levels()["used"]
+    try:
+        _native._C.set_level(level)
+        for dtype in TOLERANCE:
+            for d in (9, 70):
+                inputs = problem((), 75, 75, d, dtype)
+                check_total(inputs, d, dtype, weighting="mss", dataset_size=99)
+            inputs = problem((2,), 75, 75, 9, dtype)
+            inputs[0][1, 3, 1] = math.nan
+            value, dz, dmean, _ = total(inputs, "native")
+            assert value.isnan().tolist() == [False, True]
+            assert dz.isnan().any(-1).nonzero().tolist() == [[1, 3]]
+            assert dmean[1].isnan().all() and not dmean[0].isnan().any()
+    finally:
+        _native._C.set_level(used)
+
+
+@native
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_total_correlation_on_any_number_of_threads(threads, poisoned):
+    before = torch.get_num_threads()
+    inputs = problem((), 900, 900, 9, torch.float32)
+    try:
+        torch.set_num_threads(threads)
+        check_total(inputs, 9, torch.float32, weighting="mss", dataset_size=10**6)
+        one, two = (total(inputs, "native") for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 @native

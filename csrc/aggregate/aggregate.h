@@ -62,11 +62,33 @@ struct AggregateGradient {
   int threads;
 };
 
-#define VIMAE_AGGREGATE(level)                                                   \
-  VIMAE_DECLARE_IN(level, void aggregate_cpu(const Aggregate<float>&);           \
-                   void aggregate_cpu(const Aggregate<double>&);                 \
-                   void aggregate_gradient_cpu(const AggregateGradient<float>&); \
-                   void aggregate_gradient_cpu(const AggregateGradient<double>&);)
+// With n samples, sum_i (joint_i - sum_k marginal_ik) / n and its gradients, in one call: a block
+// of samples meets all posteriors, and what it has of a coordinate's exponentials is used while it
+// is in the cache.
+template <class T>
+struct TotalCorrelation {
+  const T* z;
+  const T* mean;
+  const T* log_var;
+  std::int64_t z_batch_stride, mean_batch_stride, log_var_batch_stride;
+  std::int64_t batch, n, B, d;
+  Weighting weighting;
+  std::int64_t dataset_size;
+  T* value;  // (batch)
+  // All null for the value alone, or contiguous: (batch, n, d) and twice (batch, B, d).
+  T* dz;
+  T* dmean;
+  T* dlog_var;
+  int threads;
+};
+
+#define VIMAE_AGGREGATE(level)                                                    \
+  VIMAE_DECLARE_IN(level, void aggregate_cpu(const Aggregate<float>&);            \
+                   void aggregate_cpu(const Aggregate<double>&);                  \
+                   void aggregate_gradient_cpu(const AggregateGradient<float>&);  \
+                   void aggregate_gradient_cpu(const AggregateGradient<double>&); \
+                   void total_correlation_cpu(const TotalCorrelation<float>&);    \
+                   void total_correlation_cpu(const TotalCorrelation<double>&);)
 VIMAE_EACH_LEVEL(VIMAE_AGGREGATE)
 #undef VIMAE_AGGREGATE
 

@@ -13,14 +13,12 @@
 #include <cmath>
 #include <limits>
 
+#include "aggregate/aggregate_simd.h"
 #include "common/team.h"
 #include "common/tiles.h"
 
 namespace vimae::VIMAE_SIMD {
 namespace {
-
-constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
-constexpr double kLog2TwoPi = 2.651496129472319;
 
 constexpr int kRowVectors = VIMAE_SIMD_BYTES == 64 ? 4 : 2;     // of a block in the forward pass
 constexpr int kColumnVectors = VIMAE_SIMD_BYTES == 64 ? 2 : 1;  // at once in the backward pass
@@ -28,50 +26,6 @@ constexpr int kRowPanels = 8;  // column panels between two reductions of a row'
 
 template <class T>
 constexpr int kRows = kRowVectors * kLanes<T>;
-
-// The larger; where b is NaN, a.
-template <class T>
-VIMAE_INLINE Vec<T> larger(Vec<T> a, Vec<T> b) {
-  return b > a ? b : a;
-}
-
-// 2^x of x < 100, and 0 where that is next to nothing: 1.3 ulp; NaN stays NaN. x = n + r
-// with |r| <= 1/2; the polynomial is that of least relative error with 2^0 = 1 exactly.
-template <class T>
-VIMAE_INLINE Vec<T> exp2_of(Vec<T> x) {
-  using L = Lanes<T>;
-  constexpr bool single = sizeof(T) == 4;
-  // The low bits of `shifted` are n and the exponent's bias.
-  const T magic = L::round_magic + T(L::exponent_bias);
-  const Vec<T> shifted = x + magic;
-  const Vec<T> r = x - (shifted - magic);
-  Vec<T> p;
-  if constexpr (single) {
-    // In pairs, to wait for fewer results of one another.
-    const Vec<T> r2 = r * r;
-    p = (T(0x1.3cea88p-7f) + T(0x1.5bba16p-10f) * r) * r2 +
-        (T(0x1.ebf9bcp-3f) + T(0x1.c6b752p-5f) * r);
-    p = p * r2 + (T(1) + T(0x1.62e42ap-1f) * r);
-  } else {
-    double c[14] = {1};  // Taylor's: the remainder is under a tenth of an ulp
-    for (int k = 1; k <= 13; ++k) c[k] = c[k - 1] * kLn2 / k;
-    p = splat<T>(T(c[13]));
-#pragma GCC unroll 16
-    for (int k = 12; k >= 0; --k) p = p * r + T(c[k]);
-  }
-  typename L::Int bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits <<= L::mantissa_bits;
-  Vec<T> power;
-  std::memcpy(&power, &bits, sizeof power);
-  return x < splat<T>(single ? -100 : -1000) ? Vec<T>{} : p * power;
-}
-
-// x, with infinity turned into NaN.
-template <class T>
-T defined(T x) {
-  return x + (x - x);
-}
 
 // B posteriors in panels of P, transposed, so that a coordinate of neighbours is one vector.
 template <class T>
@@ -120,41 +74,6 @@ struct Posteriors {
         tallest[q * P + j] = sum;
       }
     }
-  }
-};
-
-// What most pairs weigh, and for stratified weights the exceptions.
-struct Weights {
-  double common;
-  bool stratified;
-  double own, neighbour;  // times the common weight
-  std::int64_t B;
-
-  template <class Call>
-  explicit Weights(const Call& a) : stratified(a.weighting == Weighting::mss), B(a.B) {
-    const double N = double(a.dataset_size), M = double(a.B - 1);
-    common = stratified                      ? 1 / M
-             : a.weighting == Weighting::mws ? 1 / (double(a.B) * N)
-                                             : 1 / double(a.B);
-    own = M / N, neighbour = (N - M) / N;
-  }
-
-  // Fills the weights of a tile in units of the common one, element (i, j) at i rs + j cs, where
-  // any is another.
-  template <class T>
-  bool tile(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, int rs,
-            int cs, int size, T* ratio) const {
-    bool any = false;
-    auto put = [&](std::int64_t i, std::int64_t j, double weight) {
-      if (j < column || j >= column + columns) return;
-      if (!any) std::fill_n(ratio, size, T(1));
-      any = true;
-      ratio[(i - row) * rs + (j - column) * cs] = T(weight);
-    };
-    if (stratified)
-      for (std::int64_t i = row; i < row + rows; ++i)
-        put(i, i, own), put(i, (i + 1) % B, neighbour);
-    return any;
   }
 };
 
@@ -207,6 +126,7 @@ struct Forward {
   }
 
   void solve(std::int64_t b, Team team) {
+    const FlushSubnormals flush;
     posteriors.pack(a, b, team);
     team.wait();
     const std::int64_t blocks = (a.n + Rows - 1) / Rows;
@@ -360,6 +280,7 @@ struct Backward {
   }
 
   void solve(std::int64_t b, Team team) {
+    const FlushSubnormals flush;
     posteriors.pack(a, b, team);
     pack(b, team);
     team.wait();

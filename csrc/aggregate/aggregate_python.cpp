@@ -75,6 +75,35 @@ void aggregate_gradient_cpu(Address z, Address mean, Address log_var, std::int64
 #undef VIMAE_CALL
 }
 
+template <class T>
+void total_correlation_cpu(Address z, Address mean, Address log_var, std::int64_t z_batch_stride,
+                           std::int64_t mean_batch_stride, std::int64_t log_var_batch_stride,
+                           std::int64_t batch, std::int64_t n, std::int64_t B, std::int64_t d,
+                           const std::string& weighting, std::int64_t dataset_size, Address value,
+                           Address dz, Address dmean, Address dlog_var, int threads) {
+  auto at = [](Address address) { return reinterpret_cast<T*>(address); };
+  const vimae::TotalCorrelation<T> args{at(z),
+                                        at(mean),
+                                        at(log_var),
+                                        z_batch_stride,
+                                        mean_batch_stride,
+                                        log_var_batch_stride,
+                                        batch,
+                                        n,
+                                        B,
+                                        d,
+                                        weighting_of(weighting),
+                                        dataset_size,
+                                        at(value),
+                                        at(dz),
+                                        at(dmean),
+                                        at(dlog_var),
+                                        threads};
+#define VIMAE_CALL total_correlation_cpu(args)
+  VIMAE_DISPATCH
+#undef VIMAE_CALL
+}
+
 #ifdef VIMAE_CUDA
 template <class T>
 std::int64_t aggregate_cuda_workspace(std::int64_t batch, std::int64_t n, std::int64_t B,
@@ -148,6 +177,7 @@ VIMAE_PYTHON(m) {
   using vimae::both;
   both(m, "aggregate_cpu", aggregate_cpu<float>, aggregate_cpu<double>);
   both(m, "aggregate_gradient_cpu", aggregate_gradient_cpu<float>, aggregate_gradient_cpu<double>);
+  both(m, "total_correlation_cpu", total_correlation_cpu<float>, total_correlation_cpu<double>);
 #ifdef VIMAE_CUDA
   both(m, "aggregate_cuda_workspace", aggregate_cuda_workspace<float>,
        aggregate_cuda_workspace<double>);

@@ -1,5 +1,5 @@
-// aggregate_cpu and aggregate_gradient_cpu at every SIMD level this machine runs, against loops
-// straight from the definition.
+// aggregate_cpu, aggregate_gradient_cpu and total_correlation_cpu at every SIMD level this machine
+// runs, against loops straight from the definition.
 #include "aggregate/aggregate.h"
 
 #include <cmath>
@@ -74,10 +74,12 @@ Definition define(const Aggregate<T>& a, const T* z, const T* mean, const T* log
   return out;
 }
 
+// The error is relative to the largest number in `want` and `also`.
 template <class T>
 void close(const char* what, const std::vector<T>& got, std::size_t offset,
-           const std::vector<Real>& want, double tolerance) {
+           const std::vector<Real>& want, double tolerance, const std::vector<Real>& also = {}) {
   double error = 0, size = 1e-30;
+  for (Real x : also) size = std::fmax(size, double(std::fabs(x)));
   for (std::size_t i = 0; i < want.size(); ++i) {
     const double e = double(std::fabs(Real(got[offset + i]) - want[i]));
     error = e > error || std::isnan(e) ? e : error;
@@ -101,6 +103,62 @@ void backward(const AggregateGradient<T>& args) {
 #define VIMAE_CALL aggregate_gradient_cpu(args)
   VIMAE_DISPATCH
 #undef VIMAE_CALL
+}
+
+template <class T>
+void total(const TotalCorrelation<T>& args) {
+#define VIMAE_CALL total_correlation_cpu(args)
+  VIMAE_DISPATCH
+#undef VIMAE_CALL
+}
+
+// The total correlation of a batch whose variances have the batch stride 0.
+template <class T>
+void check_total(const Aggregate<T>& a) {
+  const std::int64_t n = a.n, B = a.B, d = a.d;
+  const T nan = std::numeric_limits<T>::quiet_NaN(), share = T(1) / T(n);
+  const std::vector<T> up(n, share), down(n * d, -share), none(n * d, T(0));
+  std::vector<T> value(a.batch, nan), alone = value, dz(a.batch * n * d, nan);
+  std::vector<T> dmean(a.batch * B * d, nan), dlog_var = dmean;
+  TotalCorrelation<T> args{a.z,
+                           a.mean,
+                           a.log_var,
+                           a.z_batch_stride,
+                           a.mean_batch_stride,
+                           a.log_var_batch_stride,
+                           a.batch,
+                           n,
+                           B,
+                           d,
+                           a.weighting,
+                           a.dataset_size,
+                           value.data(),
+                           dz.data(),
+                           dmean.data(),
+                           dlog_var.data(),
+                           a.threads};
+  total(args);
+  args.value = alone.data(), args.dz = args.dmean = args.dlog_var = nullptr;
+  total(args);
+  const double eps = double(std::numeric_limits<T>::epsilon());
+  for (std::int64_t b = 0; b < a.batch; ++b) {
+    const Definition want = define(a, a.z + b * a.z_batch_stride, a.mean + b * a.mean_batch_stride,
+                                   a.log_var, up.data(), down.data());
+    // Errors are relative to what the value and the gradients are differences of.
+    const Definition part = define(a, a.z + b * a.z_batch_stride, a.mean + b * a.mean_batch_stride,
+                                   a.log_var, up.data(), none.data());
+    Real mean = 0, size = 0;
+    for (Real l : want.joint) mean += l / Real(n), size += std::fabs(l) / Real(n);
+    for (Real l : want.marginal) mean -= l / Real(n), size += std::fabs(l) / Real(n);
+    if (!(std::fabs(Real(value[b]) - mean) <= 5 * eps * size) || alone[b] != value[b]) {
+      std::printf("FAILED value: %.9g and %.9g, not %.9g\n", double(value[b]), double(alone[b]),
+                  double(mean));
+      ++failures;
+    }
+    close("dz", dz, b * n * d, want.dz, 500 * eps, part.dz);
+    close("dmean", dmean, b * B * d, want.dmean, 500 * eps, part.dmean);
+    close("dlog_var", dlog_var, b * B * d, want.dlog_var, 500 * eps, part.dlog_var);
+  }
 }
 
 template <class T>
@@ -172,6 +230,24 @@ void check(std::int64_t batch, std::int64_t n, std::int64_t B, std::int64_t d, W
     close("dmean", dmean, b * B * d, want.dmean, 500 * eps);
     close("dlog_var", dlog_var, b * B * d, want.dlog_var, 500 * eps);
   }
+  check_total(a);
+}
+
+// One sample in `every` so far from all posteriors that its densities underflow.
+template <class T>
+void check_far(std::int64_t n, std::int64_t every, Weighting weighting) {
+  // In float32 a log density of more than some hundreds has few digits left for its gradient.
+  const double away = sizeof(T) == 8 ? 40 : 8, narrow = sizeof(T) == 8 ? -6 : -2;
+  const std::int64_t d = 3;
+  std::mt19937_64 random(n);
+  std::normal_distribution<double> normal;
+  std::vector<T> z(n * d), mean(n * d), log_var(n * d);
+  for (std::int64_t e = 0; e < n * d; ++e) {
+    mean[e] = T(normal(random)), log_var[e] = T(narrow + 0.1 * normal(random));
+    z[e] = T(double(mean[e]) + (e / d % every ? 0 : away) + 0.05 * normal(random));
+  }
+  check_total(Aggregate<T>{z.data(), mean.data(), log_var.data(), 0, 0, 0, 1, n, n, d, weighting,
+                           2 * n, nullptr, nullptr, nullptr, nullptr, 1});
 }
 
 template <class T>
@@ -183,6 +259,8 @@ void check_all() {
     check<T>(1, 66, 66, 65, weighting, 2, 0);
     check<T>(1, 220, 220, 9, weighting, 3, 0);  // enough work for three threads
     check<T>(1, 34, 34, 200, weighting, 4, 0);
+    check<T>(1, 300, 300, 3, weighting, 2, 0);  // several blocks of rows
+    check_far<T>(50, 7, weighting);
     if (weighting == Weighting::mss) continue;
     check<T>(1, 1, 1, 1, weighting, 1, 0);
     check<T>(2, 3, 600, 5, weighting, 1, 0);

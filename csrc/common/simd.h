@@ -253,6 +253,20 @@ VIMAE_INLINE void zip(void* p, Lanes<double>::Bits a, Lanes<double>::Bits b) {
   std::memcpy(static_cast<char*>(p) + sizeof first, &second, sizeof second);
 }
 
+// All bits turned. GCC makes of ~v an instruction that waits for what its register held before: in
+// a loop, for the iteration before.
+template <class Bits>
+VIMAE_INLINE Bits inverted(Bits v) {
+#if VIMAE_SIMD_BYTES == 64
+  if constexpr (sizeof(Bits) == 64)
+    return (Bits)_mm512_ternarylogic_epi32((__m512i)v, (__m512i)v, (__m512i)v, 0x55);
+  else
+    return (Bits)_mm256_ternarylogic_epi32((__m256i)v, (__m256i)v, (__m256i)v, 0x55);
+#else
+  return ~v;
+#endif
+}
+
 // Is there a lane in which the comparison holds?
 template <class Int>
 VIMAE_INLINE bool any(Int holds) {
@@ -265,6 +279,30 @@ VIMAE_INLINE bool any(Int holds) {
 #else
   return reduce<std::uint64_t>((Lanes<double>::Bits)holds,
                                [](auto p, auto q) VIMAE_LAMBDA { return p | q; }) != 0;
+#endif
+}
+
+// Does the comparison hold in every lane?
+template <class Int>
+VIMAE_INLINE bool all(Int holds) {
+#if VIMAE_SIMD_BYTES == 64
+  return _mm512_movepi32_mask((__m512i)holds) == 0xffff;
+#else
+  return !any(~holds);
+#endif
+}
+
+// a / b to about an ulp, for normal quotients and reciprocals of b.
+VIMAE_INLINE Vec<double> quotient(Vec<double> a, Vec<double> b) { return a / b; }
+
+VIMAE_INLINE Vec<float> quotient(Vec<float> a, Vec<float> b) {
+#if VIMAE_SIMD_BYTES == 64
+  // A division takes as long as twenty multiplications.
+  const Vec<float> reciprocal = (Vec<float>)_mm512_maskz_rcp14_ps(0xffff, (__m512)b);
+  const Vec<float> q = a * reciprocal;
+  return q + (a - q * b) * reciprocal;
+#else
+  return a / b;
 #endif
 }
 
@@ -309,6 +347,19 @@ VIMAE_INLINE Vec<T> transposed_reduce(Vec<T>* v, F f) {
   else
     return transposed_reduce<T, N / 2>(v, f);
 }
+
+// While there is one, results that would be subnormal are 0 in its thread: to make or to take one
+// costs as much as a hundred other operations.
+struct FlushSubnormals {
+#if defined(__x86_64__)
+  unsigned before = _mm_getcsr();
+  FlushSubnormals() { _mm_setcsr(before | 0x8040); }
+  ~FlushSubnormals() { _mm_setcsr(before); }
+#else
+  FlushSubnormals() {}
+#endif
+  FlushSubnormals(const FlushSubnormals&) = delete;
+};
 
 // Vectors of T, as the arithmetic of a pair wants them.
 template <class T>

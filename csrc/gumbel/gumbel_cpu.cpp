@@ -21,8 +21,19 @@ constexpr double kLowest = -std::numeric_limits<double>::infinity();
 using Wide = Lanes<double>::Bits;
 constexpr int kWide = kLanes<double>;
 
+// Two vectors of counters: their rounds are chains of results that wait for one another, and a
+// processor does not see far enough ahead to find the next ones by itself.
+struct Two {
+  Wide a, b;
+  VIMAE_INLINE friend Two operator^(Two x, Two y) { return {x.a ^ y.a, x.b ^ y.b}; }
+  VIMAE_INLINE friend Two operator^(Two x, std::uint64_t y) { return {x.a ^ y, x.b ^ y}; }
+  VIMAE_INLINE friend Two operator>>(Two x, int bits) { return {x.a >> bits, x.b >> bits}; }
+};
+
 struct PhiloxOps {
-  static VIMAE_INLINE Wide multiply(Wide a, std::uint32_t m) { return multiply_low(a, m); }
+  static VIMAE_INLINE Two multiply(Two x, std::uint32_t m) {
+    return {multiply_low(x.a, m), multiply_low(x.b, m)};
+  }
 };
 
 template <class T>
@@ -52,8 +63,8 @@ struct Noise {
   T* values;
 
   Noise(Arena& arena)
-      : words(arena.take<std::uint32_t>(kWindow + 8 * kWide)),
-        values(arena.take<T>(kWindow + 8 * kWide)) {}
+      : words(arena.take<std::uint32_t>(kWindow + 16 * kWide)),
+        values(arena.take<T>(kWindow + 16 * kWide)) {}
 
   // Where the noise of element e stands, and at least of the `count` from there on. If it has to be
   // made, then that of `ahead` elements is.
@@ -67,15 +78,18 @@ struct Noise {
 
   void make(std::uint64_t s, std::int64_t e, std::int64_t count) {
     seed = s, first = e / 4 * 4, last = e + count;
-    Wide block;
-    for (int i = 0; i < kWide; ++i) block[i] = std::uint64_t(first / 4 + i);
-    for (std::uint32_t* to = words; to < words + (last - first); to += 4 * kWide) {
-      Wide word[4];
+    Two block{};
+    for (int i = 0; i < kWide; ++i) block.a[i] = std::uint64_t(first / 4 + i);
+    block.b = block.a + kWide;
+    for (std::uint32_t* to = words; to < words + (last - first); to += 8 * kWide) {
+      Two word[4];
       philox<PhiloxOps>(block, block >> 32, s, word);
-      constexpr std::uint64_t low = 0xffffffff;
       // Two neighbours in each lane, then all in order.
-      zip(to, (word[0] & low) | word[1] << 32, (word[2] & low) | word[3] << 32);
-      block += kWide;
+      const auto pair = [](Wide low, Wide high)
+                            VIMAE_LAMBDA { return (low & 0xffffffff) | high << 32; };
+      zip(to, pair(word[0].a, word[1].a), pair(word[2].a, word[3].a));
+      zip(to + 4 * kWide, pair(word[0].b, word[1].b), pair(word[2].b, word[3].b));
+      block.a += 2 * kWide, block.b += 2 * kWide;
     }
     if constexpr (kind != Kind::words)
       for (std::int64_t i = 0; i < last - first; i += kLanes<T>)
@@ -85,7 +99,7 @@ struct Noise {
   static VIMAE_INLINE Vec<T> value(Words<T> w) {
     using Ops = GumbelOps<T>;
     const Vec<T> x = exponential<Ops, T>(__builtin_convertvector(w, Vec<T>),
-                                         __builtin_convertvector(~w, Vec<T>));
+                                         __builtin_convertvector(inverted(w), Vec<T>));
     return kind == Kind::exponential ? x : -log_positive<Ops, T>(x);
   }
 };
@@ -214,7 +228,7 @@ struct Soft {
           // Times 2^60, for division by e makes up to 2^33 of it: nothing is lost that would be a
           // normal number in the end.
           const Vec<T> l = load_first(logits + k + i, n, T(kLowest));
-          const Vec<T> x = exp_nonpositive<T, 60>(l - most) / load(e + i);
+          const Vec<T> x = quotient(exp_nonpositive<T, 60>(l - most), load(e + i));
           store_first(row + k + i, x, std::max(n, all));
           part += n == V ? x : first_lanes<T>(x, n);
         });
@@ -313,7 +327,7 @@ struct OneHot {
       const Words<T> w = load_words<T>(words + i);
       const Vec<T> l = load_first(logits + i, n, T(kLowest));
       const Vec<T> most = l - rough_log2(__builtin_convertvector(w, Vec<T>) + T(0.5)) * log2;
-      if (!any(~(most <= splat(least)))) return;  // also if there is a NaN
+      if (all(most <= splat(least))) return;  // not if there is a NaN
       const Vec<T> z = l + Noise<T, Kind::gumbel>::value(w);
       mine.undefined |= any(z != z);
       const T highest = reduce<T>(z, [](auto p, auto q) VIMAE_LAMBDA { return p > q ? p : q; });
@@ -452,7 +466,7 @@ struct ShortRows : Rows<T> {
       const Vec<T> z = load(values + i), m = this->spread(most, i / V);
       // As for longer rows.
       if constexpr (Unit)
-        store(values + i, exp_nonpositive<T, 60>(z - m) / load(e + i));
+        store(values + i, quotient(exp_nonpositive<T, 60>(z - m), load(e + i)));
       else
         store(values + i, exp_nonpositive<T>((z * T(0.5) - m) * scale));
     });

@@ -9,12 +9,15 @@
 namespace vimae {
 
 // Philox4x32-10 (Salmon et al. 2011) with the counter (low word of c0, low word of c1, 0, 0) and
-// the seed as key. V is std::uint64_t or a vector of them, of which the upper halves do not count;
+// the seed as key. V is std::uint64_t or vectors of them, of which the upper halves do not count;
 // Ops::multiply(a, m) is the 64-bit product of the low word of a and m.
 template <class Ops, class V>
 VIMAE_HOST_DEVICE void philox(V c0, V c1, std::uint64_t seed, V (&word)[4]) {
   V c2 = {}, c3 = {};
   std::uint32_t k0 = std::uint32_t(seed), k1 = std::uint32_t(seed >> 32);
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#pragma GCC unroll 10
+#endif
   for (int round = 0; round < 10; ++round) {
     const V p0 = Ops::multiply(c0, 0xD2511F53u), p1 = Ops::multiply(c2, 0xCD9E8D57u);
     c0 = (p1 >> 32) ^ c1 ^ std::uint64_t(k0);

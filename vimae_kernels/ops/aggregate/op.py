@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 Weighting = Literal["uniform", "mws", "mss"]
 WEIGHTINGS = ("uniform", "mws", "mss")
+NO_SECOND = (
+    "vimae_kernels.{} has a first derivative, not a second: use backend='reference', which plain autograd "
+    "differentiates any number of times"
+)
 
 
 class AggregateLogDensity(NamedTuple):
@@ -88,15 +92,14 @@ def aggregate_log_density(
     Source: IMAE, eq. 34; InfoVAE, App. B.2; Chen et al., Isolating Sources of Disentanglement in VAEs (2018),
     eq. 5 ("mws") and App. C.2 ("mss").
     """
-    size = _check(z, mean, log_var, weighting, dataset_size)
-    chosen = resolve(backend, z.device)
-    dtype = torch.promote_types(torch.promote_types(z.dtype, mean.dtype), log_var.dtype)
-    dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    z, mean, log_var = z.to(dtype), mean.to(dtype), log_var.to(dtype)
-    if not z.shape[:-2] == mean.shape[:-2] == log_var.shape[:-2]:
-        batch = torch.broadcast_shapes(z.shape[:-2], mean.shape[:-2], log_var.shape[:-2])
-        z, mean, log_var = (x.expand(*batch, *x.shape[-2:]) for x in (z, mean, log_var))
+    z, mean, log_var, size, chosen = _prepare(z, mean, log_var, weighting, dataset_size, backend)
+    return _densities(z, mean, log_var, weighting, size, chosen)
 
+
+def _densities(
+    z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, size: int, chosen: str
+) -> AggregateLogDensity:
+    """On the chosen backend, with whatever derivatives are asked for."""
     if chosen == "reference":
         return AggregateLogDensity(*reference.log_density(z, mean, log_var, weighting, size))
     refuse_tangents("aggregate_log_density", z, mean, log_var)
@@ -113,7 +116,7 @@ def aggregate_log_density(
     else:
         run = _log_density_impl if plain(z, mean, log_var) else _log_density
         joint, marginal, *_ = run(*inputs)
-    return AggregateLogDensity(joint.to(dtype), marginal)
+    return AggregateLogDensity(joint.to(z.dtype), marginal)
 
 
 def latent_information(
@@ -188,9 +191,15 @@ def total_correlation(
 
     Source: IMAE, eq. 10 and App. B; Chen et al., Isolating Sources of Disentanglement in VAEs (2018), eq. 2.
     """
-    joint, marginal = aggregate_log_density(
-        z, mean, log_var, weighting=weighting, dataset_size=dataset_size, backend=backend
-    )
+    z, mean, log_var, size, chosen = _prepare(z, mean, log_var, weighting, dataset_size, backend)
+    if chosen == "native" and z.device.type == "cpu" and plain(z, mean, log_var):
+        # Eagerly on a CPU: value and gradients in one pass.
+        refuse_tangents("total_correlation", z, mean, log_var)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (z, mean, log_var)):
+            return _TotalCorrelation.apply(z, mean, log_var, weighting, size)  # type: ignore[no-any-return]
+        run = implementation(__package__, chosen).total_correlation
+        return run(z, mean, log_var, weighting, size)  # type: ignore[no-any-return]
+    joint, marginal = _densities(z, mean, log_var, weighting, size, chosen)
     return (joint - marginal.sum(-1)).mean(-1)
 
 
@@ -202,6 +211,27 @@ def _gathered(
     for name, x in (("z", z), ("mean", mean), ("log_var", log_var)):
         _checks.samples(name, x)
     return gather("z", z, group), gather("mean", mean, group), gather("log_var", log_var, group)
+
+
+def _prepare(
+    z: Tensor,
+    mean: Tensor,
+    log_var: Tensor,
+    weighting: str,
+    dataset_size: int | None,
+    backend: Backend | None,
+) -> tuple[Tensor, Tensor, Tensor, int, Backend]:
+    """The inputs in one dtype and with equal batch dimensions, the size of the data set and the backend."""
+    size = _check(z, mean, log_var, weighting, dataset_size)
+    chosen = resolve(backend, z.device)
+    if not torch.float32 == z.dtype == mean.dtype == log_var.dtype:
+        dtype = torch.promote_types(torch.promote_types(z.dtype, mean.dtype), log_var.dtype)
+        dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        z, mean, log_var = z.to(dtype), mean.to(dtype), log_var.to(dtype)
+    if not z.shape[:-2] == mean.shape[:-2] == log_var.shape[:-2]:
+        batch = torch.broadcast_shapes(z.shape[:-2], mean.shape[:-2], log_var.shape[:-2])
+        z, mean, log_var = (x.expand(*batch, *x.shape[-2:]) for x in (z, mean, log_var))
+    return z, mean, log_var, size, chosen
 
 
 def _check(
@@ -329,6 +359,40 @@ class _LogDensity(torch.autograd.Function):
         return *gradients, None, None, None
 
 
+class _TotalCorrelation(torch.autograd.Function):
+    """The eager path on a CPU: the first gradient is made in the same pass as the value and saved."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, mean: Tensor, log_var: Tensor, *config: Any) -> Tensor:
+        run = implementation(__package__, "native").total_correlation_grad
+        value, *gradients = run(z, mean, log_var, *config)
+        ctx.save_for_backward(z, mean, log_var, *gradients)
+        return value  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        if g.ndim:
+            g = g[..., None, None]
+        if torch.is_grad_enabled():  # create_graph
+            gradients = _TotalCorrelationBackward.apply(*ctx.saved_tensors, g)
+        else:
+            gradients = tuple(g * x for x in ctx.saved_tensors[3:])
+        return *gradients, None, None
+
+
+class _TotalCorrelationBackward(torch.autograd.Function):
+    """The first derivative, as a function of the inputs. A second is refused rather than silently dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, mean: Tensor, log_var: Tensor, *rest: Tensor) -> Any:
+        *gradients, g = rest
+        return tuple(g * x for x in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(NO_SECOND.format("total_correlation"))
+
+
 # The rest is for second derivatives and torch.func, which want setup_context and no *args: 10 microseconds
 # more per call.
 
@@ -386,7 +450,4 @@ class _LogDensityBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(
-            "vimae_kernels.aggregate_log_density has a first derivative, not a second: use "
-            "backend='reference', which plain autograd differentiates any number of times"
-        )
+        raise RuntimeError(NO_SECOND.format("aggregate_log_density"))
