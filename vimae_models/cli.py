@@ -13,8 +13,9 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 # Heavy imports live in the commands, so that --help answers at once.
 
 # What may differ from the run that is resumed.
-_WITH_RESUME = {"resume", "epochs"}
+_WITH_RESUME = {"resume", "epochs", "download"}
 _DEFAULT_EPOCHS = 80
+_DATA = "digits, mnist, fashion_mnist, omniglot, cifar10, celeba, dsprites"
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -46,8 +47,12 @@ def _parser() -> ArgumentParser:
     add = train_parser.add_argument
     add("--config", action="config", help="YAML file of options, e.g. the config.yaml of a run")
     add("--model", default="vimae-l", help="system: vimae-n or vimae-l")
-    add("--data", default="digits", help="data set: digits, mnist or fashion_mnist")
+    add("--data", default="digits", help=f"{_DATA}, or the path of a folder of images")
     add("--data-dir", type=str, help="folder of the official files (default: $VIMAE_DATA)")
+    add("--image-size", type=PositiveInt, help="for omniglot, celeba and folders")
+    add("--rotate", action="store_true", help="add all images turned by 90, 180, 270 degrees")
+    add("--binarize", action="store_true", help="draw pixels as 0 or 1, anew in every epoch")
+    add("--download", action="store_true", help="get missing files of public data sets")
     add("--network", type=str, default="mlp", help="mlp or dcgan")
     add("--width", type=PositiveFloat, default=1.0, help="factor on the width of the network")
     add("--latent-dim", type=PositiveInt, help="dimension of z (default: 2 mlp, 8 dcgan)")
@@ -84,7 +89,6 @@ def _train(options: Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from . import data as datasets
     from . import runs
     from .training import Interrupted, fit
 
@@ -94,7 +98,7 @@ def _train(options: Namespace) -> int:
     else:
         folder, config = None, _config(options)
         runs.check_config(config)
-    data = datasets.load(config["data"], config.get("data_dir"))
+    data = runs.load_data(config, download=options.download)
     if not 2 <= config["batch_size"] <= len(data.train):
         raise runs.RunError(
             f"--batch-size is {config['batch_size']}; it must be from 2 to the {len(data.train)} "
@@ -113,6 +117,7 @@ def _train(options: Namespace) -> int:
     else:
         runs.write_config(folder, config)
     console.print(f"run folder: [bold]{folder}[/]", soft_wrap=True)
+    _tell_partial(console, data)
     try:
         history = fit(
             model,
@@ -132,11 +137,15 @@ def _train(options: Namespace) -> int:
 
 
 def _config(options: Namespace) -> dict[str, Any]:
-    skipped = {"config", "output", "resume"}
+    skipped = {"config", "output", "resume", "download"}
     config = {key: value for key, value in vars(options).items() if key not in skipped}
     config["epochs"] = config["epochs"] or _DEFAULT_EPOCHS
     if config["data_dir"] is not None:
         config["data_dir"] = str(Path(config["data_dir"]).resolve())
+    from .data import names
+
+    if config["data"] not in names() and Path(config["data"]).is_dir():
+        config["data"] = str(Path(config["data"]).resolve())
     return config
 
 
@@ -173,8 +182,15 @@ def _evaluate(options: Namespace) -> int:
 
     folder = Path(options.run)
     config, model, data, history = runs.load(folder, options.data_dir)
-    _judge(Console(), folder, config, model, data, history)
+    console = Console()
+    _tell_partial(console, data)
+    _judge(console, folder, config, model, data, history)
     return 0
+
+
+def _tell_partial(console: Any, data: Any) -> None:
+    if data.partial:
+        console.print(f"{data.name} is {data.partial}", soft_wrap=True, highlight=False)
 
 
 def _judge(
@@ -189,6 +205,7 @@ def _judge(
         "model": config["model"],
         "data": config["data"],
         "epochs": len(history),
+        **({"partial": data.partial} if data.partial else {}),
         "test": evaluation.evaluate(model, data),
     }
     runs.write_results(folder, results)
@@ -196,7 +213,7 @@ def _judge(
 
     test = results["test"]
     table = Table(
-        title=f"{config['model']} on {config['data']}, {len(history)} epochs, "
+        title=f"{config['model']} on {data.name}, {len(history)} epochs, "
         f"{test['images']} test images",
         title_justify="left",
         min_width=56,

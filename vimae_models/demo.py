@@ -43,7 +43,7 @@ def demo(output: Path | None) -> int:
     folder = runs.create(output, _CONFIG)
     console.print(f"run folder: [bold]{folder}[/]", soft_wrap=True)
 
-    everything = torch.cat([part.images for part in (data.train, data.validation, data.test)])
+    everything = torch.cat([part.images[:] for part in (data.train, data.validation, data.test)])
     before = evaluation.summary(model, everything)
     # 0.3 million weights are too few to share out: one thread is no slower, and does not wait for
     # a second one where the machine is busy.

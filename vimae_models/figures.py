@@ -72,6 +72,7 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
     """
     z = evaluation.codes(model, data.test.images[:_POINTS]).cpu()
     labels = data.test.labels[:_POINTS]
+    classes = len(labels.unique())
     generator = torch.Generator(next(model.parameters()).device).manual_seed(1)
     prior = model.sample_prior(len(z), generator).cpu()
     mmd = evaluation.summary(model, data.test.images)["mmd"]
@@ -86,9 +87,10 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
             *z[:, :2].T.numpy(),
             s=size,
             c=labels.numpy(),
-            cmap="tab10",
-            vmin=0,
-            vmax=9,
+            # Beyond ten classes colours only say which are near each other in their order.
+            cmap="tab10" if classes <= 10 else "viridis",
+            vmin=0 if classes <= 10 else None,
+            vmax=9 if classes <= 10 else None,
             lw=0,
             alpha=0.8,
         )
@@ -100,20 +102,20 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
             axes.xaxis.set_major_locator(MultipleLocator(step))
             axes.yaxis.set_major_locator(MultipleLocator(step))
         left.set_ylabel("$z_2$")
-        left.legend(
-            *points.legend_elements(num=None, markersize=5, markeredgewidth=0),
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-            frameon=False,
-            handletextpad=0.0,
-            borderpad=0.0,
-        )
+        if 1 < classes <= 10:
+            left.legend(
+                *points.legend_elements(num=None, markersize=5, markeredgewidth=0),
+                loc="center left",
+                bbox_to_anchor=(1.0, 0.5),
+                frameon=False,
+                handletextpad=0.0,
+                borderpad=0.0,
+            )
 
 
 def reconstructions(model: Autoencoder, data: ImageData, path: Path) -> None:
     """One test image a column: itself, reconstructed, half masked, reconstructed from that."""
-    labels = data.test.labels
-    chosen = torch.stack([(labels == label).nonzero()[0, 0] for label in labels.unique()])
+    chosen = _examples(data.test.labels)
     x = pixels(data.test.images[chosen])
     masked = corruptions.mask(x, 0.5, torch.Generator().manual_seed(0))
     rows = [
@@ -126,6 +128,13 @@ def reconstructions(model: Autoencoder, data: ImageData, path: Path) -> None:
         for axis, (name, images) in zip(axes, rows, strict=True):
             _tiles(axis, images, len(images))
             axis.text(-0.008, 0.5, name, transform=axis.transAxes, ha="right", va="center")
+
+
+def _examples(labels: Tensor) -> Tensor:
+    """Indices of the first image of each of the first ten classes, filled up to ten from the front."""
+    first = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()[:10]]
+    others = [i for i in range(min(len(labels), 10)) if i not in first]
+    return torch.tensor((first + others)[:10])
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ def _finite(value: Any) -> bool:
 
 _TEXT = ("a string", lambda value: isinstance(value, str))
 _COUNT = ("an integer >= 1", lambda value: _whole(value) and value >= 1)
+_FLAG = ("true or false", lambda value: isinstance(value, bool))
 _POSITIVE = ("a finite number > 0", lambda value: _finite(value) and value > 0)
 _NOT_NEGATIVE = ("a finite number >= 0", lambda value: _finite(value) and value >= 0)
 _SEED = (
@@ -55,6 +56,9 @@ _REQUIRED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 _OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data_dir": _TEXT,
+    "image_size": _COUNT,
+    "rotate": _FLAG,
+    "binarize": _FLAG,
     "latent_dim": _COUNT,
     "lam": _NOT_NEGATIVE,
     "noise": _NOT_NEGATIVE,
@@ -70,7 +74,9 @@ class RunError(Exception):
 
 def create(output: Path | None, config: Config) -> Path:
     """A new run folder with its configuration: `output`, or runs/<model>-<data>-<number>."""
-    run = output if output is not None else _free(f"{config['model']}-{config['data']}")
+    # A folder of images is named by its path.
+    data = Path(config["data"]).name
+    run = output if output is not None else _free(f"{config['model']}-{data}")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise RunError(
             f"{run} exists and is not an empty folder: give another --output, or continue that run "
@@ -96,7 +102,7 @@ def write_config(run: Path, config: Config) -> None:
 
 def _plain(value: Any) -> Any:
     """A number of a subclass (those of the option parser) as one of the types YAML can hold."""
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return int(value)
     return float(value) if isinstance(value, float) else value
 
@@ -182,13 +188,27 @@ def load_weights(model: Autoencoder, checkpoint: dict[str, Any], run: Path) -> N
         ) from error
 
 
+def load_data(
+    config: Config, data_dir: str | None = None, *, download: bool = False
+) -> datasets.ImageData:
+    """The data of a configuration, from `data_dir` if that is given."""
+    given = {
+        key: config[key]
+        for key in ("image_size", "rotate", "binarize")
+        if config.get(key) is not None
+    }
+    return datasets.load(
+        config["data"], data_dir or config.get("data_dir"), download=download, **given
+    )
+
+
 def load(
     run: Path, data_dir: str | None = None
 ) -> tuple[Config, Autoencoder, datasets.ImageData, list[dict[str, float]]]:
     """The configuration of a run, its trained model, its data and its metrics per epoch."""
     config = read_config(run)
     checkpoint = read_checkpoint(run)
-    data = datasets.load(config["data"], data_dir or config.get("data_dir"))
+    data = load_data(config, data_dir)
     model = build_model(config, data.shape, run)
     load_weights(model, checkpoint, run)
     model.eval()

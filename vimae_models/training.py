@@ -1,4 +1,4 @@
-"""Training on images held in memory: Lightning's loop, and what a run records on the way."""
+"""Training on images: Lightning's loop, and what a run records on the way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from . import evaluation
 from .autoencoder import Autoencoder
-from .data import ImageData, pixels
+from .data import ImageData, Images, pixels
 
 CHECKPOINT = "checkpoint.ckpt"
 METRICS = "metrics.csv"
@@ -39,7 +39,7 @@ class Interrupted(Exception):
 
 
 class Batches:
-    """Shuffled batches of images in memory, each epoch in an order of its own; the rest is dropped.
+    """Shuffled batches of images, each epoch in an order of its own; the rest is dropped.
 
     The order of an epoch depends on the seed and the epoch alone, and `state_dict` says which batch
     is next: a resumed run sees what the uninterrupted one would have seen.
@@ -53,7 +53,7 @@ class Batches:
         ValueError: `batch_size` larger than N.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, seed: int) -> None:
+    def __init__(self, images: Images, batch_size: int, seed: int) -> None:
         if batch_size > len(images):
             raise ValueError(f"batch_size is {batch_size}, but there are {len(images)} images")
         self.images = images
