@@ -49,17 +49,12 @@ Images = Tensor | Lazy
 class Part(Lazy):
     """Some of the images, in an order of their own."""
 
-    def __init__(self, images: Images, index: Tensor) -> None:
+    def __init__(self, images: Lazy, index: Tensor) -> None:
         self.images, self.index = images, index
         self.shape = (len(index), *images.shape[1:])
-        self.device = images.device
 
     def make(self, index: Tensor) -> Tensor:
         return self.images[self.index[index]]
-
-    def to(self, device: torch.device) -> Part:
-        images = self.images.to(device)
-        return Part(images, self.index.to(images.device))
 
 
 class Rotated(Lazy):
