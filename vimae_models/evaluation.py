@@ -98,7 +98,10 @@ def svm_accuracy(model: Autoencoder, data: ImageData, seed: int = 0) -> dict[str
 
     if torch.isin(data.test.labels, data.train.labels).any():
         chosen, _ = _choose(data.train.labels, LABELS, seed)
-        labelled, test = _at(data.train, chosen), data.test
+        # Binarised training images are drawn from torch's generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            labelled, test = _at(data.train, chosen), data.test
     else:
         five = _five_classes(data.test.labels, seed)
         chosen, others = _choose(data.test.labels[five], len(five) * 3 // 4, seed)

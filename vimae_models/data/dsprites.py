@@ -9,7 +9,7 @@ ours, so no pixel here is claimed to be that of the official file, which was dra
 and was not at hand to compare with: positions go from centre 16.5 to 47.5 pixels, one pixel a step, x
 to the right and y down; orientations turn clockwise; at scale 1 the square has sides of 20.5 pixels,
 the ellipse axes of 28.5 and 14.5, the heart is 25 wide. A pixel is white if its centre is inside; at
-this resolution some of the smallest squares look the same at neighbouring orientations.
+this resolution some squares look the same at orientations about a quarter turn apart.
 
 Source: Matthey, Higgins, Hassabis, Lerchner, dSprites: Disentanglement testing Sprites dataset (2017).
 """

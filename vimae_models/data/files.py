@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from .base import ImageData, Lazy, MissingError, Part, Source, Split, shuffled
@@ -132,8 +132,10 @@ def load_folder(folder: Path, size: int | None) -> ImageData:
         if picture.mode.startswith(("I", "F")):
             raise ValueError("its pixels have more than 8 bits")
         if size is not None:
-            # In the final mode: palettes cannot be resized.
-            return ImageOps.fit(picture.convert(mode), (size, size), Image.Resampling.LANCZOS)
+            side = min(picture.size)
+            left, top = (picture.width - side) // 2, (picture.height - side) // 2
+            square = picture.convert(mode).crop((left, top, left + side, top + side))
+            return square.resize((size, size), Image.Resampling.LANCZOS)
         if picture.size != (width, height):
             raise ValueError(
                 f"it is {picture.width} x {picture.height}, but {names[0]} {width} x {height}; "
