@@ -172,6 +172,10 @@ def test_svm_needs_two_classes():
 # The command
 
 
+def test_help_lists_every_data_set():
+    assert cli._DATA.split(", ") == data.names()
+
+
 def vimae(*arguments):
     return cli.run([str(a) for a in arguments])
 
