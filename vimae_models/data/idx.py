@@ -39,11 +39,18 @@ def load(source: Source) -> ImageData:
             f"{source.name}: the images of {test_path} are {test_height} x {test_width}, those of "
             f"{path} {height} x {width}; they must be of one size"
         )
+    partial = ""
+    if len(labels) < 60_000 or len(test_labels) < 10_000:
+        partial = (
+            f"partial: {len(labels):,} of 60,000 training images, {len(test_labels):,} of 10,000 "
+            "test images"
+        )
     return ImageData(
         source.name,
         Split(images[:kept], labels[:kept]),
         Split(images[kept:], labels[kept:]),
         Split(test_images, test_labels),
+        partial,
     )
 
 
