@@ -77,7 +77,7 @@ def test_every_system_maps_images_to_codes_and_back(name, network, shape):
     model = build(name, data_shape=shape, latent_dim=3, network=network, width=0.05)
     x = torch.rand(4, *shape)
     z = model.encode(x)
-    assert z.shape == (4, 3)
+    assert z.shape == (4, model.code_dim)
     for images in (model.decode(z), model.reconstruct(x), model.sample(4)):
         assert images.shape == (4, *shape)
         assert images.min() > 0 and images.max() < 1
