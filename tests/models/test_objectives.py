@@ -149,6 +149,23 @@ def test_logistic_mixture_draws_depend_on_the_channels_before():
     assert (b - (-r - g).clamp(-1, 1)).abs().max() < 0.1
 
 
+def test_logistic_mixture_is_finite_at_any_scale():
+    """As wide as a byte is not, half of the mass is on either end; gradients are finite."""
+    p = LIKELIHOODS["logistic-mixture"]
+    for log_s in (-1000.0, -7.0, 3.0, 12.0, 90.0, 1000.0):
+        theta = torch.zeros(1, 30, 1, 1)
+        theta[:, 20:] = log_s
+        theta.requires_grad_()
+        for level in (0, 3, 255):
+            log_p = p.log_prob(theta, torch.full((1, 1, 1, 1), level / 255))
+            (g,) = torch.autograd.grad(log_p.sum(), theta)
+            assert torch.isfinite(log_p).all() and torch.isfinite(g).all()
+            if log_s > 80 and level != 3:
+                assert log_p.item() == pytest.approx(-LOG_2, rel=1e-5)
+            if log_s > 80 and level == 3:
+                assert log_p.item() == pytest.approx(-log_s + math.log(2 / 255 / 4), rel=1e-5)
+
+
 def test_logistic_mixture_refuses_two_channels():
     with pytest.raises(ValueError, match="1 or 3 channels; these have 2"):
         build("vae", data_shape=(2, 8, 8), likelihood="logistic-mixture")
