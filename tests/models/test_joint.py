@@ -266,6 +266,10 @@ def test_weight_of_the_smoothness(name):
     b = with_vat.loss(x)
     assert a["vat"] == 0
     assert (b["loss"] - a["loss"]).item() == pytest.approx(3 * b["vat"].item(), rel=1e-4)
+    torch.manual_seed(1)
+    whole = small(name, vat=1.0, beta=3.0).eval()
+    torch.manual_seed(1)
+    assert whole.loss(x)["vat"].item() == pytest.approx(2 * b["vat"].item(), rel=1e-4)
     entropy = densities.categorical_entropy(with_vat.classify(x).log()).mean()
     assert b["vat"] >= 0.5 * entropy - 1e-6
 

@@ -167,6 +167,16 @@ def test_dcgan_halves_with_same_padding():
         if isinstance(module, nn.ReLU):
             sizes.append(x.shape[-1])
     assert sizes == [14, 7, 4, 2]
+    # What is odd goes to the right and below.
+    assert [m.padding for m in layers(model.encoder, nn.ZeroPad2d)] == [
+        (1, 1, 1, 1),
+        (1, 1, 1, 1),
+        (1, 2, 1, 2),
+        (1, 1, 1, 1),
+    ]
+    wide = NETWORKS["dcgan5"].encoder((1, 32, 24), (2,), 0.02)
+    paddings = [m.padding for m in layers(wide, nn.ZeroPad2d)]
+    assert paddings == 3 * [(1, 2, 1, 2)] + [(2, 2, 1, 2)]
 
 
 @pytest.mark.parametrize("name", names())
