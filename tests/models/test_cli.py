@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_resume_takes():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--model", "gan"], "known systems are ['vimae-n', 'vimae-l']"),
+        (["--model", "gan"], "known systems are ['ae', 'vae'"),
         (["--network", "vgg"], "known networks are"),
         (["--data", "imagenet"], "known data sets are"),
         (["--data", "mnist"], "--data-dir"),
