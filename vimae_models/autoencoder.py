@@ -180,8 +180,9 @@ class MemoryBank(nn.Module):
     Called with codes z (B, d) it gives all held codes followed by z: (held + B, d). Only z has a
     gradient, scaled by (held + B) / B: of a statistic over all codes, a batch then gives an unbiased
     estimate of what every code's gradient would be, and not a share that vanishes as the bank grows.
-    In training mode z is held from then on in place of the oldest codes. With a bank of the size of
-    the training set the MMD of InfoVAE's evaluation, over the full data set, becomes a regulariser.
+    z is held from then on in place of the oldest codes. With a bank of the size of the training set
+    the MMD of InfoVAE's evaluation, over the full data set, becomes a regulariser. In evaluation mode
+    nothing is held and z alone is given.
 
     Args:
         size: number of codes, >= 1.
@@ -200,16 +201,17 @@ class MemoryBank(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def forward(self, z: Tensor) -> Tensor:
+        if not self.training:
+            return z
         size, seen = len(self.codes), int(self.seen)
         held = self.codes[: min(seen, size)]
         scale = (len(held) + len(z)) / len(z)
         now = z.detach()
         everything = torch.cat([held.to(z.dtype), now + scale * (z - now)])
-        if self.training:
-            kept = now[-size:].to(self.codes.dtype)
-            places = torch.arange(seen + len(z) - len(kept), seen + len(z), device=z.device)
-            self.codes[places % size] = kept
-            self.seen += len(z)
+        kept = now[-size:].to(self.codes.dtype)
+        places = torch.arange(seen + len(z) - len(kept), seen + len(z), device=z.device)
+        self.codes[places % size] = kept
+        self.seen += len(z)
         return everything
 
 
