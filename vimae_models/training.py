@@ -442,6 +442,9 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        if precision == "64":
+            # Lightning would do it after it has read the checkpoint into float32.
+            model.double()
         device = trainer.strategy.root_device
         rank = trainer.global_rank
         batches = Batches(data.train.images.to(device), batch_size, seed, rank, devices)
