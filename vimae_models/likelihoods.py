@@ -112,9 +112,13 @@ class LogisticMixture:
         inverse = (-log_s).exp()
         upper = inverse * (x - mu + 1 / 255)
         lower = inverse * (x - mu - 1 / 255)
-        # sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a)): nothing cancels.
+        # sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a)): nothing cancels. Of a mixture as
+        # wide as a float can say, a - b underflows, but not its logarithm.
         to_upper, from_lower = F.logsigmoid(upper), F.logsigmoid(-lower)
-        inner = to_upper + from_lower + (-torch.expm1(-2 / 255 * inverse)).log()
+        gap = 2 / 255 * inverse
+        of_gap = (-torch.expm1(-gap.clamp_min(1e-4))).log()
+        of_gap = torch.where(gap > 1e-4, of_gap, math.log(2 / 255) - log_s - gap / 2)
+        inner = to_upper + from_lower + of_gap
         half = 0.5 / 255
         level = torch.where(x < -1 + half, to_upper, torch.where(x > 1 - half, from_lower, inner))
         return torch.logsumexp(log_pi + level.sum(1), 1).flatten(1).sum(1)

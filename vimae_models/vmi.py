@@ -103,7 +103,7 @@ class VMIVAE(GaussianAutoencoder):
         return terms | {"loss": terms["loss"] - self.lam * bound, "information": bound}
 
     def auxiliary_loss(self, x: Tensor) -> objectives.Terms:
-        """ "loss", -E log Q(zhat|x')."""
+        """The term "loss", -E log Q(zhat|x')."""
         with torch.no_grad(), statistics_kept(self.encoder), statistics_kept(self.decoder):
             z = self.sample_posterior(x)
             images = self.decode(z)
@@ -157,7 +157,7 @@ class VMIJointVAE(JointAutoencoder):
         self.lam = lam
 
     def loss(self, x: Tensor) -> objectives.Terms:
-        """ "loss", "reconstruction", "kl_z", "kl_y" and "information", the bound on I(c; x)."""
+        """The terms "loss", "reconstruction", "kl_z", "kl_y" and "information", the bound on I(c; x)."""
         mean, log_var, log_p = self.joint_posterior(x)
         z = densities.draw_normal(mean, log_var)
         y = vk.gumbel_softmax(log_p, self.tau)
@@ -172,7 +172,7 @@ class VMIJointVAE(JointAutoencoder):
         return terms | {"loss": terms["loss"] - self.lam * bound, "information": bound}
 
     def auxiliary_loss(self, x: Tensor) -> objectives.Terms:
-        """ "loss", -E log Q(c|x')."""
+        """The term "loss", -E log Q(c|x')."""
         with torch.no_grad(), statistics_kept(self.encoder), statistics_kept(self.decoder):
             mean, log_var, log_p = self.joint_posterior(x)
             z = densities.draw_normal(mean, log_var)
@@ -218,7 +218,7 @@ class MutualInformationBound(nn.Module):
         self.__dict__["model"] = model.eval()
 
     def loss(self, x: Tensor) -> objectives.Terms:
-        """ "loss", -E log Q(code|x') on images x (B, C, H, W), for the parameters of Q."""
+        """The term "loss", -E log Q(code|x') on images x (B, C, H, W), for the parameters of Q."""
         return {"loss": -self._log_q(x)[0].mean()}
 
     def fit(self, batches: Iterable[Tensor], lr: float = 1e-3) -> Iterator[float]:
@@ -229,29 +229,31 @@ class MutualInformationBound(nn.Module):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            yield float(loss)
+            yield loss.item()
 
     @torch.no_grad()
     def bound(self, x: Tensor) -> Tensor:
         """The bound (), in nats, estimated on images x (B, C, H, W): the more, the closer."""
-        log_q, entropy = self._log_q(x)
+        log_q, code = self._log_q(x)
+        model: Any = self.__dict__["model"]
+        if self.informative is None:
+            entropy = categorical_entropy(model.joint_posterior(x)[2])
+        else:
+            mean, log_var = (t[:, : self.informative] for t in model.posterior(x))
+            entropy = gaussian_entropy(code, mean, log_var)
         return objectives.information_bound(log_q, entropy)
 
     def _log_q(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log Q(code|x') of every image, and the entropy of the code."""
+        """log Q(code|x') of every image, and the drawn codes."""
         model: Any = self.__dict__["model"]
         with torch.no_grad():
             code = model.sample_posterior(x)
             images = model.draw(code)
-            if self.informative is None:
-                code = code[:, model.latent_dim :]
-                entropy = categorical_entropy(model.joint_posterior(x)[2])
-            else:
-                k = self.informative
-                code, mean, log_var = (t[:, :k] for t in (code, *model.posterior(x)))
-                entropy = gaussian_entropy(code, mean, log_var)
-        log_q = categorical_log_q if self.informative is None else gaussian_log_q
-        return log_q(self.q(images), code), entropy
+        if self.informative is None:
+            y = code[:, model.latent_dim :]
+            return categorical_log_q(self.q(images), y), y
+        z = code[:, : self.informative]
+        return gaussian_log_q(self.q(images), z), z
 
 
 def q_outputs(model: GaussianAutoencoder, informative: int | None = None) -> int:
