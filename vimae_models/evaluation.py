@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 import vimae_kernels as vk
 
-from . import corruptions, objectives
+from . import corruptions
 from .autoencoder import Autoencoder
 from .data import ImageData, Images, Split, pixels
 
@@ -29,24 +30,31 @@ _AT_ONCE = 1000
 def codes(
     model: Autoencoder, images: Images, corrupt: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Codes (N, d) of images (N, C, H, W), bytes or floats, without training noise.
+    """Codes (N, code_dim) of images (N, C, H, W), bytes or floats, without training noise.
 
     `corrupt`, if given, is what is done to the pixels of every part before.
     """
-    return torch.cat([part for _, part in _encoded(model, images, corrupt)])
+    return torch.cat([model.encode(x) for x in inputs(model, images, corrupt)])
 
 
-def _encoded(
+@torch.no_grad()
+def draws(model: Autoencoder, images: Images, seed: int = 0) -> Tensor:
+    """One draw (N, d) of z from the posterior of every image: samples of q(z)."""
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    parts = [model.sample_posterior(x, generator) for x in inputs(model, images)]
+    return torch.cat(parts)[:, : model.latent_dim]
+
+
+def inputs(
     model: Autoencoder, images: Images, corrupt: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images as pixels and their codes, part by part."""
-    device = next(model.parameters()).device
+) -> Iterator[Tensor]:
+    """Images part by part, as pixels on the device and in the type of the model, in evaluation mode."""
+    at = next(model.parameters())
     training = model.training
     model.eval()
     for start in range(0, len(images), _AT_ONCE):
         x = pixels(images[start : start + _AT_ONCE])
-        x = (corrupt(x) if corrupt is not None else x).to(device)
-        yield x, model.encode(x)
+        yield (corrupt(x) if corrupt is not None else x).to(at)
     model.train(training)
 
 
@@ -59,18 +67,51 @@ def summary(model: Autoencoder, images: Images) -> dict[str, float]:
         images: (N, C, H, W), N >= 2.
 
     Returns:
-        "reconstruction", the mean of ||x - g(z)||^2 in squared pixel units, and "mmd", the unbiased
-        squared MMD between all N codes and N samples of the prior, the same samples at every call.
+        "reconstruction", the mean of -log p(x|z) at the code of x (of a mean, where there is a
+        posterior; ||x - g(z)||^2 in squared pixel units where the likelihood is "l2"), and "mmd",
+        the unbiased squared MMD between N draws from q(z) and N samples of the prior, the same draws
+        and samples at every call. Of a joint code, that of its continuous part.
     """
-    error = torch.zeros((), device=next(model.parameters()).device)
-    parts = []
-    for x, z in _encoded(model, images):
-        error += objectives.squared_error(x, model.decode(z)) * len(x)
-        parts.append(z)
-    z = torch.cat(parts)
-    generator = torch.Generator(z.device).manual_seed(0)
-    prior = model.sample_prior(len(z), generator)
+    error = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
+    for x in inputs(model, images):
+        error -= model.log_likelihood(x, model.encode(x)).sum()
+    z = draws(model, images)
+    generator = torch.Generator(z.device).manual_seed(1)
+    prior = model.sample_prior(len(z), generator)[:, : model.latent_dim]
     return {"reconstruction": float(error) / len(images), "mmd": float(vk.mmd(z, prior))}
+
+
+@torch.no_grad()
+def categories(model: Autoencoder, split: Split) -> dict[str, float]:
+    """What the categorical code y of a joint model says about the classes of a labelled set.
+
+    Args:
+        model: a system with a categorical code of K categories.
+        split: N labelled images.
+
+    Returns:
+        "accuracy": fraction of images whose most probable category is the one matched to their
+        class, each category being matched to one class at most so that the fraction is largest (the
+        Hungarian algorithm); "kl": mean KL(q(y|x) || uniform), at most log K; "entropy": that of the
+        mean of q(y|x); "information": I(x; y) = entropy - mean H(q(y|x)); all in nats.
+
+    Source: VMI-VAE, sec. 4; IMAE, sec. 5.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    p = torch.cat([model.classify(x) for x in inputs(model, split.images)]).double().cpu()
+    classes, labels = split.labels.unique(return_inverse=True)
+    counts = torch.zeros(p.shape[1], len(classes), dtype=torch.long)
+    counts.index_put_((p.argmax(1), labels), torch.ones_like(labels), accumulate=True)
+    matched = counts[linear_sum_assignment(counts.numpy(), maximize=True)]
+    conditional = torch.special.entr(p).sum(1).mean()
+    entropy = torch.special.entr(p.mean(0)).sum()
+    return {
+        "accuracy": float(matched.sum()) / len(labels),
+        "kl": math.log(p.shape[1]) - float(conditional),
+        "entropy": float(entropy),
+        "information": float(entropy - conditional),
+    }
 
 
 def svm_accuracy(model: Autoencoder, data: ImageData, seed: int = 0) -> dict[str, float]:
@@ -146,9 +187,12 @@ def _at(split: Split, index: Tensor) -> Split:
 
 
 def evaluate(model: Autoencoder, data: ImageData) -> dict[str, Any]:
-    """All of the above on the test set: "images", "reconstruction", "mmd" and "svm"."""
-    return {
+    """All of the above on the test set: "images", "reconstruction", "mmd", "svm", "categories"."""
+    results = {
         "images": len(data.test),
         **summary(model, data.test.images),
         "svm": svm_accuracy(model, data),
     }
+    if model.code_dim > model.latent_dim:
+        results["categories"] = categories(model, data.test)
+    return results
