@@ -52,7 +52,10 @@ class _Parser(ArgumentParser):
             from .runs import flag, nearest
 
             hint = nearest(unknown[1] or flag(unknown[2]), self.flags)
-        print(f"{self.prog.replace(' [options]', '')}: error: {' '.join(message.split())}{hint}", file=sys.stderr)
+        print(
+            f"{self.prog.replace(' [options]', '')}: error: {' '.join(message.split())}{hint}",
+            file=sys.stderr,
+        )
         raise SystemExit(2)
 
 
