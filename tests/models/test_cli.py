@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -153,7 +152,10 @@ def test_ctrl_c_in_several_processes_leaves_a_checkpoint_of_both():
     [
         (["--model", "gan"], "known systems are ['ae', 'vae'"),
         (["--model", "beta-vae"], "did you mean beta-vae-"),
-        (["--model", "vae", "--gamma", "1"], "vae has no --gamma; it has --likelihood, --beta"),
+        (
+            ["--model", "beta-vae-h", "--gamma", "1"],
+            "beta-vae-h has no --gamma; it has --likelihood, --beta",
+        ),
         (["--lambda", "-1"], "lam is -1.0; it must be a finite number >= 0"),
         (["--model", "imae", "--weighting", "all"], "weighting is 'all'; it must be one of"),
         (["--auxiliary-lr", "0.1"], "vimae-l has no auxiliary network"),
@@ -370,7 +372,7 @@ def test_info_names_systems_and_backends(capsys):
 
 @pytest.mark.parametrize(
     "name, words",
-    [("aae", ("adversarial", "--lambda 10")), ("imae/mnist", ("lr_decay: 0.98", "not printed"))],
+    [("aae", ("discriminator", "--lambda 10")), ("imae/mnist", ("lr_decay: 0.98", "not printed"))],
 )
 def test_info_explains_systems_and_presets(name, words, capsys):
     assert vimae("info", name) == 0
