@@ -275,7 +275,7 @@ def _config(given: dict[str, Any]) -> dict[str, Any]:
     from . import runs
 
     preset = runs.preset(given["preset"]) if "preset" in given else {}
-    config = _DEFAULTS | preset | given
+    config: dict[str, Any] = _DEFAULTS | preset | given
     if config.get("data_dir") is not None:
         config["data_dir"] = str(Path(config["data_dir"]).resolve())
     from .data import names

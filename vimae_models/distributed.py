@@ -28,7 +28,9 @@ def launch(devices: int, function: Callable[..., object], *arguments: Any) -> No
         What the first process to fail raised, after the others were ended; RuntimeError if one died
         without raising.
     """
-    context = torch.multiprocessing.get_context("spawn")
+    # Forked by a server that has imported what takes long to import, and run none of it.
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning.pytorch", "torch.utils.tensorboard"])
     failures = context.SimpleQueue()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -40,7 +42,7 @@ def launch(devices: int, function: Callable[..., object], *arguments: Any) -> No
         interrupts += 1
 
     main = threading.current_thread() is threading.main_thread()
-    # The processes are started with the signal ignored, so that none dies of it while it imports.
+    # The server and its processes start with the signal ignored: none dies of it while it imports.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     processes = []
     try:

@@ -14,6 +14,7 @@ import vimae_kernels as vk
 from . import corruptions
 from .autoencoder import Autoencoder
 from .data import ImageData, Images, Split, pixels
+from .joint import JointAutoencoder
 
 LABELS = 1000
 # The papers' corruptions of MNIST: name, function, strength.
@@ -82,7 +83,7 @@ def summary(model: Autoencoder, images: Images) -> dict[str, float]:
 
 
 @torch.no_grad()
-def categories(model: Autoencoder, split: Split) -> dict[str, float]:
+def categories(model: JointAutoencoder, split: Split) -> dict[str, float]:
     """What the categorical code y of a joint model says about the classes of a labelled set.
 
     Args:
@@ -193,6 +194,6 @@ def evaluate(model: Autoencoder, data: ImageData) -> dict[str, Any]:
         **summary(model, data.test.images),
         "svm": svm_accuracy(model, data),
     }
-    if model.code_dim > model.latent_dim:
+    if isinstance(model, JointAutoencoder):
         results["categories"] = categories(model, data.test)
     return results

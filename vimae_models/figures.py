@@ -181,9 +181,9 @@ def grid(images: Tensor, columns: int) -> Tensor:
     padded = torch.nn.functional.pad(images.float(), (0, gap, 0, gap), value=white)
     blank = padded.new_full((-n % columns, *padded.shape[1:]), white)
     tiles = torch.cat([padded, blank]).unflatten(0, (-1, columns))
-    picture = tiles.permute(0, 3, 1, 4, 2).reshape(-1, columns * (width + gap), channels)
+    picture: Tensor = tiles.permute(0, 3, 1, 4, 2).reshape(-1, columns * (width + gap), channels)
     picture = picture[:-gap, :-gap].clamp(0, 1)
-    return picture if channels == 3 else picture[..., 0]
+    return picture if channels == 3 else picture.squeeze(2)
 
 
 def save_grid(path: Path, images: Tensor, columns: int) -> None:

@@ -231,11 +231,11 @@ def information_bound(log_q: Tensor, entropy: Tensor) -> Tensor:
 
     Args:
         log_q: log Q of every code given the image decoded from it, (B,).
-        entropy: H of the code; the paper treats it as a constant, so its gradient is not used.
+        entropy: H of the code, ().
 
     Source: VMI-VAE, eqs. 4, 8 and 12.
     """
-    return log_q.mean() + entropy.detach()
+    return log_q.mean() + entropy
 
 
 def imae(

@@ -176,8 +176,9 @@ def check_config(config: Config, where: str = "") -> None:
             raise RunError(f"{where}{key} is {value!r}; it must be {must_be}")
     model = config["model"]
     if model not in names():
-        known = f"known systems are {names()}"
-        raise RunError(f"{where}model is {model!r}{nearest(model, names())} {known}")
+        raise RunError(
+            f"{where}model is {model!r}; known systems are {names()}{nearest(model, names())}"
+        )
     own = hyperparameters(model)
     for key in config:
         if key not in _REQUIRED and key not in _OPTIONAL and key not in own:

@@ -17,7 +17,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
@@ -120,7 +120,7 @@ class Module(L.LightningModule):
         if self.model.auxiliary is None:
             terms = self._descend(self.model(batch), self.optimizers())
         else:
-            main, auxiliary = self.optimizers()  # type: ignore[misc]
+            main, auxiliary = self.optimizers()  # type: ignore[misc, attr-defined]
             terms = self._descend(self.model.auxiliary_loss(batch), auxiliary)
             terms = {f"auxiliary_{name}": value for name, value in terms.items()}
             terms |= self._descend(self.model(batch), main)

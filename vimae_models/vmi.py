@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,11 @@ class VMIVAE(GaussianAutoencoder):
         encoder, decoder, data_shape, latent_dim, likelihood: as `GaussianAutoencoder`; d is 32 in
             the paper.
         auxiliary: the network of Q, images -> (B, 2 * informative).
-        lam: weight of the information, >= 0; the paper shows several and prints none, 5 is ours.
+        lam: weight of the information, >= 0; the paper shows several and prints none, 1 is ours.
         informative: k, from 1 to d; 2 in the paper.
+        entropy: "batch" takes the gradient of H(zhat), estimated from the batch, as eqs. 7 and 8 say.
+            "constant" ignores it, as the paper says "for simplicity": then a code that is the same
+            for every image raises E log Q most, and for lam > 1 by more than its KL costs.
 
     Raises:
         ValueError: a number out of range; a decoder that draws pixel by pixel, which has no gradient.
@@ -68,8 +71,9 @@ class VMIVAE(GaussianAutoencoder):
         data_shape: tuple[int, int, int],
         latent_dim: int,
         likelihood: str = "bernoulli",
-        lam: float = 5.0,
+        lam: float = 1.0,
         informative: int = 2,
+        entropy: Literal["batch", "constant"] = "batch",
     ) -> None:
         super().__init__(
             encoder,
@@ -85,8 +89,10 @@ class VMIVAE(GaussianAutoencoder):
             raise ValueError(
                 f"informative is {informative}; it must be at most latent_dim, {latent_dim}"
             )
+        checks.one_of(("batch", "constant"), entropy=entropy)
         _require_images(self)
         self.lam = lam
+        self.entropy = entropy
         self.informative = informative
 
     def loss(self, x: Tensor) -> objectives.Terms:
@@ -97,9 +103,10 @@ class VMIVAE(GaussianAutoencoder):
         terms = objectives.elbo(-self.p_x.log_prob(theta, x).mean(), mean, log_var)
         outputs = with_frozen_parameters(self.auxiliary, self.p_x.mean(theta))
         z, mean, log_var = (t[:, : self.informative] for t in (z, mean, log_var))
-        bound = objectives.information_bound(
-            gaussian_log_q(outputs, z), gaussian_entropy(z, mean, log_var)
-        )
+        entropy = gaussian_entropy(z, mean, log_var)
+        if self.entropy == "constant":
+            entropy = entropy.detach()
+        bound = objectives.information_bound(gaussian_log_q(outputs, z), entropy)
         return terms | {"loss": terms["loss"] - self.lam * bound, "information": bound}
 
     def auxiliary_loss(self, x: Tensor) -> objectives.Terms:
@@ -121,6 +128,7 @@ class VMIJointVAE(JointAutoencoder):
             d is 16 and K 10 in the paper, which prints no tau: 2/3 is that of JointVAE.
         auxiliary: the network of Q, images -> (B, K).
         lam: weight of the information, >= 0; the paper prints none, 5 is ours.
+        entropy: as `VMIVAE`, of c.
 
     Raises: as `VMIVAE`.
 
@@ -141,6 +149,7 @@ class VMIJointVAE(JointAutoencoder):
         categories: int = 10,
         tau: float = 2 / 3,
         lam: float = 5.0,
+        entropy: Literal["batch", "constant"] = "batch",
     ) -> None:
         super().__init__(
             encoder,
@@ -153,8 +162,10 @@ class VMIJointVAE(JointAutoencoder):
             auxiliary=auxiliary,
         )
         checks.not_negative(lam=lam)
+        checks.one_of(("batch", "constant"), entropy=entropy)
         _require_images(self)
         self.lam = lam
+        self.entropy = entropy
 
     def loss(self, x: Tensor) -> objectives.Terms:
         """The terms "loss", "reconstruction", "kl_z", "kl_y" and "information", the bound on I(c; x)."""
@@ -166,9 +177,10 @@ class VMIJointVAE(JointAutoencoder):
         terms = objectives.hybrid_elbo(reconstruction, mean, log_var, log_p)
         del terms["vat"]
         outputs = with_frozen_parameters(self.auxiliary, self.p_x.mean(theta))
-        bound = objectives.information_bound(
-            categorical_log_q(outputs, y), categorical_entropy(log_p)
-        )
+        entropy = categorical_entropy(log_p)
+        if self.entropy == "constant":
+            entropy = entropy.detach()
+        bound = objectives.information_bound(categorical_log_q(outputs, y), entropy)
         return terms | {"loss": terms["loss"] - self.lam * bound, "information": bound}
 
     def auxiliary_loss(self, x: Tensor) -> objectives.Terms:

@@ -380,3 +380,31 @@ def test_bound_in_the_objective_is_that_of_its_network():
     assert terms["information"].item() == pytest.approx((entropy - cross).item(), rel=1e-4)
     rest = terms["reconstruction"] + terms["kl"]
     assert terms["loss"].item() == pytest.approx((rest - 2 * terms["information"]).item())
+
+
+@pytest.mark.parametrize("name", ["vmi-vae", "vmi-joint-vae"])
+def test_information_uses_the_gradient_of_the_entropy_or_holds_it_constant(name):
+    """With a Q that sees nothing, all there is to gain is entropy."""
+    x = torch.rand(64, *SHAPE)
+    losses, gradients = [], []
+    for lam, entropy in ((0.0, "batch"), (3.0, "batch"), (3.0, "constant")):
+        torch.manual_seed(0)
+        model = build(name, data_shape=SHAPE, width=0.2, lam=lam, entropy=entropy)
+        with torch.no_grad():
+            for weight in model.auxiliary.parameters():
+                weight.zero_()
+        torch.manual_seed(1)
+        terms = model.loss(x)
+        terms["loss"].backward()
+        losses.append(terms["loss"].item())
+        gradients.append(model.encoder[-1].bias.grad.clone())
+    plain, batch, constant = gradients
+    assert losses[1] == pytest.approx(losses[2])
+    assert not torch.allclose(batch, constant, rtol=1e-3)
+    if name == "vmi-joint-vae":  # log Q is -log K whatever the category: no gradient but that of H
+        assert torch.allclose(constant, plain, atol=1e-5)
+    else:  # log Q = -z^2 / 2: the first two coordinates alone are pulled
+        of_mean = slice(2, 32)
+        assert torch.allclose(constant[of_mean], plain[of_mean], atol=1e-5)
+    with pytest.raises(ValueError, match="entropy is 'none'"):
+        build(name, data_shape=SHAPE, width=0.1, entropy="none")
