@@ -188,7 +188,7 @@ def providers(dry_run: bool) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     found = {
         name: ours(name)
         for name in (*OURS, *(["reference"] if dry_run else []))
-        if _backend.unavailable(name, device) is None  # type: ignore[arg-type]
+        if _backend.unavailable(name, device) is None
     }
     found["eager"] = lambda x, y: from_kernel_sums(x, y, expanded, scales(x))
     if not dry_run:
@@ -328,7 +328,7 @@ def time_operations(results: Results, dry_run: bool) -> bool:
     from . import gpu_operations
 
     device = "cpu" if dry_run else "cuda"
-    ours = [b for b in OURS if _backend.unavailable(b, device) is None]  # type: ignore[arg-type]
+    ours = [b for b in OURS if _backend.unavailable(b, device) is None]
     right = True
     for problem in gpu_operations.problems(device, dry_run):
         runs: dict[str, Any] = {b: functools.partial(problem.ours, backend=b) for b in ours}
@@ -342,7 +342,7 @@ def time_operations(results: Results, dry_run: bool) -> bool:
             row = {"operation": problem.name, "size": problem.size, "provider": name}
             try:
                 found = gpu_operations.error(problem, run)
-                if name in OURS and problem.limit is not None and not found <= problem.limit:  # type: ignore[operator]
+                if name in OURS and found is not None and not found <= problem.limit:
                     right = False
                     results.add("operations", **row, error=found, problem="WRONG")
                     continue

@@ -97,8 +97,8 @@ def evaluate(
 
 def weighted(outputs: tuple[Tensor, ...]) -> Tensor:
     """A sum in which every element of every output counts differently."""
-    total: Any = 0.0
+    total = torch.zeros((), dtype=F64, device=outputs[0].device)
     for i, t in enumerate(outputs):
         weight = torch.arange(1.0, 1 + t.numel(), device=t.device, dtype=F64) / t.numel()
         total = total + ((i + 1) * (1 + weight.reshape(t.shape)) * t.double()).sum()
-    return total  # type: ignore[no-any-return]
+    return total

@@ -134,7 +134,7 @@ def test_bad_numbers_give_nan(operation, bad, where):
         t[1, 65, 1] = bad
     for t in operation.run(*inputs, backend=backend):
         assert t[0].isfinite().all()
-        assert not t[1].isfinite().all()
+        assert t[1].isnan().any()
 
 
 def test_under_autocast(operation, where):
@@ -298,7 +298,7 @@ def test_graph_capture_and_replay(operation, d, backend):
     first = [t.clone() for t in made]
     graph.replay()
     if operation.name.startswith("gumbel"):
-        assert not torch.equal(first[1], made[1])
+        assert not torch.equal(first[0], made[0])
     elif not operation.random:
         for a, b, c in zip(first, made, step(), strict=True):
             assert torch.equal(a, b)

@@ -477,12 +477,6 @@ def test_operations_pass_opcheck():
     torch.library.opcheck(op._softmax_grad, (y, x, 0.7, "native"))
 
 
-def test_a_forward_mode_tangent_is_refused():
-    x = torch.randn(6, 2)
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
-        vk.gumbel_softmax(torch.autograd.forward_ad.make_dual(x, x))
-
-
 def test_autocast_and_modes():
     layer = torch.nn.Linear(8, 4)
     with torch.autocast("cpu", torch.bfloat16):

@@ -355,26 +355,6 @@ def test_whatever_watches_or_wraps_sees_the_operation():
         torch.library.opcheck(op._ksd_backward, (z, score, dz, dscore, value, need))
 
 
-def test_a_forward_mode_tangent_is_refused():
-    z = torch.randn(6, 2)
-    for prior in ("normal", "logistic"):
-        with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-"):
-            vk.ksd(torch.autograd.forward_ad.make_dual(z, z), prior)
-        with pytest.raises(RuntimeError, match="forward-mode"):
-            torch.func.jacfwd(lambda z, prior=prior: vk.ksd(z, prior))(z)
-
-
-def test_autocast():
-    layer = torch.nn.Linear(8, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        z = layer(torch.randn(64, 8))
-        value = vk.ksd(z)
-    assert value.dtype == torch.float32
-    assert torch.equal(value, vk.ksd(z.float()))
-    value.backward()
-    assert layer.weight.grad.abs().max() > 0
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("prior", ["normal", "logistic", D.Normal(0.0, 1.0)], ids=str)
 @pytest.mark.parametrize("kernel", ["imq", "rbf", vk.RBF("median")], ids=str)

@@ -278,18 +278,6 @@ def test_whatever_watches_or_wraps_sees_the_operation():
     torch.library.opcheck(vk.ops.stein.op._stein, (z, -z, *config))
 
 
-def test_autocast():
-    layer, prior = torch.nn.Linear(8, 4), D.MultivariateNormal(torch.zeros(4), torch.eye(4))
-    with torch.autocast("cpu", torch.bfloat16):
-        z = layer(torch.randn(64, 8))
-        loss, wide = vk.stein_loss(z), vk.stein_loss(z, prior)
-    assert loss.dtype == torch.float32
-    assert torch.equal(loss, vk.stein_loss(z.float()))
-    torch.testing.assert_close(wide, loss, rtol=1e-5, atol=1e-6)
-    loss.backward()
-    assert layer.weight.grad.abs().max() > 0
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("prior", ["normal", "logistic", D.Normal(0.0, 1.0)], ids=str)
 @pytest.mark.parametrize("kernel", ["imq", "rbf", vk.RBF("median")], ids=str)

@@ -91,7 +91,7 @@ def _function(name: str) -> Any:
         ) from None
 
 
-def cuda_limit(name: str) -> int:
-    """A compile-time limit of the CUDA kernels."""
-    limit: int = getattr(_C, name)
-    return limit
+def check_scales(x: Tensor, scales: list[float]) -> None:
+    """Raise if the kernel for x has more scales than its CUDA code was compiled for."""
+    if x.is_cuda and len(scales) > _C.max_scales:
+        raise ValueError(f"kernel has {len(scales)} scales; CUDA C++ takes at most {_C.max_scales}")

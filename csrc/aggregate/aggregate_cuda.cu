@@ -648,7 +648,7 @@ struct Plan {
   static int splits(std::int64_t problems, std::int64_t own, int per_thread, std::int64_t swept,
                     std::int64_t most) {
     const std::int64_t blocks = problems * blocks_of(own, per_thread);
-    const std::int64_t wanted = min(min(most, 1024 / (blocks + 1)), swept / 64);
+    const std::int64_t wanted = min(min(most, kBlocksOfGpu / (blocks + 1)), swept / 64);
     return int(max(wanted, std::int64_t(1)));
   }
   static std::int64_t blocks_of(std::int64_t own, int per_thread) {

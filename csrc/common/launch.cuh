@@ -32,6 +32,13 @@ void launch(void (*kernel)(P...), dim3 grid, int threads, cudaStream_t stream, A
 namespace vimae {
 namespace {
 
+// Blocks that keep a large GPU busy. Few on the host, where a test of more would take minutes.
+#ifdef VIMAE_HOST_SHIM
+constexpr int kBlocksOfGpu = 32;
+#else
+constexpr int kBlocksOfGpu = 1024;
+#endif
+
 // Scalars, as the arithmetic of a pair wants them.
 struct DeviceOps {
   // 1 ulp in one instruction, where IEEE division takes eight.

@@ -156,7 +156,10 @@ def latent_information(
         z, mean, log_var, weighting=weighting, dataset_size=dataset_size, backend=backend
     )
     joint_entropy, marginal_entropy = -joint.mean(-1), -marginal.mean(-2)
-    conditional = 0.5 * (1 + math.log(2 * math.pi) + log_var.to(joint.dtype).mean(-2))
+    log_var = log_var.to(joint.dtype)
+    # An infinite variance has no entropy: inf - inf is NaN, as for any other bad number.
+    log_var = log_var + (log_var - log_var).detach()
+    conditional = 0.5 * (1 + math.log(2 * math.pi) + log_var.mean(-2))
     conditional = conditional.expand(marginal_entropy.shape)
     return LatentInformation(
         joint_entropy,

@@ -44,9 +44,7 @@ def _run(
     dz: Tensor | None,
     dscore: Tensor | None,
 ) -> None:
-    if z.is_cuda and len(scales) > _native.cuda_limit("max_scales"):
-        most = _native.cuda_limit("max_scales")
-        raise ValueError(f"kernel has {len(scales)} scales; CUDA C++ takes at most {most}")
+    _native.check_scales(z, scales)
     shape = math.prod(z.shape[:-2]), *z.shape[-2:]
     if shape[0] == 0:
         return

@@ -58,9 +58,7 @@ def _run(
     dy: Tensor | None,
 ) -> None:
     """Value into `value` and gradients into `dx`, `dy`; with `vx`, `vy` the Hessian-vector product."""
-    if x.is_cuda and len(scales) > _native.cuda_limit("max_scales"):
-        most = _native.cuda_limit("max_scales")
-        raise ValueError(f"kernel has {len(scales)} scales; CUDA C++ takes at most {most}")
+    _native.check_scales(x, scales)
     x, y = _rows(x), _rows(y)
     (n, d), m = x.shape[-2:], y.shape[-2]
     batch = math.prod(x.shape[:-2])

@@ -11,9 +11,7 @@ from ... import _native
 def permuted_mmd(
     x: Tensor, labels: Tensor, centre: Tensor, n: int, family: str, scales: list[float]
 ) -> Tensor:
-    if x.is_cuda and len(scales) > _native.cuda_limit("max_scales"):
-        most = _native.cuda_limit("max_scales")
-        raise ValueError(f"kernel has {len(scales)} scales; CUDA C++ takes at most {most}")
+    _native.check_scales(x, scales)
     size, d = x.shape[-2:]
     words, columns = labels.shape[-2:]
     values = x.new_empty(*x.shape[:-2], columns, dtype=torch.float64)

@@ -105,7 +105,7 @@ def mmd_test(
     else:
         # About the mean kernel: the sums that follow are small, and so is their rounding.
         centre = kernel_matrix(pooled[..., :16, :], pooled[..., -16:, :], k.family, scales)
-        run = _permuted_mmd_impl if _untransformed(pooled, labels) else _permuted_mmd
+        run = _permuted_mmd_impl if plain(pooled, labels) else _permuted_mmd
         values = run(pooled, labels, centre.mean((-1, -2)), n, k.family, scales, chosen)
     observed = values[..., :1]
     # Two ways to the same sum differ by rounding: ties of data that repeat themselves are ties.
@@ -115,10 +115,6 @@ def mmd_test(
     statistic = observed[..., 0]
     p = torch.where(statistic.isnan(), statistic, (count + 1) / (permutations + 1))
     return TwoSampleTest(statistic.to(dtype), p.to(dtype))
-
-
-def _untransformed(*tensors: Tensor) -> bool:
-    return plain(*tensors) and not torch._C._are_functorch_transforms_active()
 
 
 # Labels are bits: label j of a column is bit j % 32 of word j // 32, in int32 (words, columns). Column 0
@@ -138,7 +134,7 @@ def _draw(
         seeds = torch.randint(
             torch.iinfo(torch.int64).max, (permutations,), device=device, generator=generator
         )
-        run = _draw_labels_impl if _untransformed(seeds) else _draw_labels
+        run = _draw_labels_impl if plain(seeds) else _draw_labels
         return run(seeds, size, n, columns)  # type: ignore[no-any-return]
     identity = torch.arange(size, device=device) < n
     packed = [pack(identity[None])]

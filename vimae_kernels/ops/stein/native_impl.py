@@ -14,9 +14,7 @@ def stein_gradient(z: Tensor, score: Tensor | None, family: str, scales: list[fl
     dtype = accumulator(z)
     phi = z.new_empty(z.shape, dtype=dtype)
     shape = math.prod(z.shape[:-2]), *z.shape[-2:]
-    if z.is_cuda and len(scales) > _native.cuda_limit("max_scales"):
-        most = _native.cuda_limit("max_scales")
-        raise ValueError(f"kernel has {len(scales)} scales; CUDA C++ takes at most {most}")
+    _native.check_scales(z, scales)
     if shape[0] == 0:
         return phi
     z = z.to(dtype).contiguous()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -126,8 +125,7 @@ def _phi(
         phi = reference.stein_gradient(x, -x if s is None else s.to(x.dtype), k.family, scales)
     else:
         tensors = (x,) if s is None else (x, s)
-        transformed = torch._C._are_functorch_transforms_active()
-        run = _stein_impl if plain(*tensors) and not transformed else _stein
+        run = _stein_impl if plain(*tensors) else _stein
         phi = run(x, s, k.family, scales, chosen)
     return phi if unit is None else phi / unit
 
