@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -86,7 +87,9 @@ def test_predictions_follow_from_the_kept_counts():
     assert "D" not in gpu_static.record_for(kept, device, "one side", 64)["constants"]
 
 
-def test_training_benchmark_times_the_loops_and_finds_the_operations():
+def test_training_benchmark_times_the_loops_and_finds_the_operations(request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(1)
     assert min(bench_training.loops(n=600, epochs=1, rounds=1)) > 0
     operations = {"ae": set(), "vimae-l": {"mmd"}, "imae": {"gumbel_softmax", "latent_information"}}
     for name, expected in operations.items():

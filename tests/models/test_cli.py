@@ -162,6 +162,11 @@ def test_ctrl_c_in_several_processes_leaves_a_checkpoint_of_both():
         (["--preset", "vimae-l/mnits"], "nearest are ['vimae-l/mnist'"),
         (["--optimizer", "lbfgs"], "optimizer is 'lbfgs'; it must be one of ['adam', 'sgd']"),
         (["--precision", "8"], "precision is '8'; it must be one of"),
+        pytest.param(
+            ["--precision", "16-mixed"],
+            "16-mixed needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["--devices", "3"], "it must be a multiple of --devices, 3"),
         (["--devices", "60"], "it must be from 120 to the 1200"),
         (["--network", "vgg"], "known networks are"),
