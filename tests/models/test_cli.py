@@ -81,6 +81,9 @@ def test_tensorboard_has_every_term_by_name():
     for name in ("train/loss", "train/reconstruction", "train/mmd", "validation/mmd"):
         logged = [event.value for event in events.Scalars(name)]
         assert logged == pytest.approx([float(row[name]) for row in rows], rel=1e-6)
+    assert set(events.Tags()["images"]) >= {"samples", "reconstructions"}
+    codes = Path("run/tensorboard/00024/codes/tensors.tsv").read_text().splitlines()
+    assert len(codes) == 197 and len(codes[0].split()) == 2
 
 
 def test_evaluate_gives_the_results_of_training_again(capsys):
@@ -395,6 +398,7 @@ def quick_demo(monkeypatch):
     from vimae_models import demo
 
     monkeypatch.setitem(demo._CONFIG, "epochs", 15)
+    monkeypatch.setattr(demo.kernel_times, "__defaults__", (2,))
     assert vimae("demo") == 0
     return json.loads(Path("runs/vimae-l-digits-1/metrics.json").read_text())
 
