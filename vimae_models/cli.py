@@ -249,6 +249,7 @@ def _train(options: Namespace) -> int:
         runs.check_config(config)
     data = runs.load_data(config, download=options.download)
     _check_batches(config, data)
+    runs.check_hardware(config)
     torch.manual_seed(config["seed"])
     model = runs.build_model(config, data.shape, folder)
     if folder is not None:

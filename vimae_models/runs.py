@@ -292,6 +292,15 @@ def load_data(
     return datasets.load(config["data"], data_dir or config.get("data_dir"), **given)
 
 
+def check_hardware(config: Config) -> None:
+    """Raise `RunError` for what this machine cannot train with."""
+    gpus = torch.cuda.device_count()
+    if gpus and config["devices"] > gpus:
+        raise RunError(f"--devices is {config['devices']}; the GPUs here are {gpus}")
+    if not gpus and config["precision"] == "16-mixed":
+        raise RunError("--precision 16-mixed needs a GPU; bf16-mixed runs on a CPU too")
+
+
 def complete(config: Config, model: Autoencoder) -> Config:
     """A configuration with what was left to the defaults written down too."""
     name = config["model"]
@@ -313,10 +322,6 @@ def train(
     settings = {key: config[key] for key in _FOR_FIT if config.get(key) is not None}
     if config["devices"] == 1:
         return fit(model, data, run, resume=resume, **settings)
-    if torch.cuda.is_available() and config["devices"] > torch.cuda.device_count():
-        raise RunError(
-            f"--devices is {config['devices']}; there are {torch.cuda.device_count()} GPUs"
-        )
     distributed.launch(config["devices"], _train_in_group, run, config, resume, settings)
     checkpoint = read_checkpoint(run)
     load_weights(model, checkpoint, run)

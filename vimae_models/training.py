@@ -269,11 +269,7 @@ class Recorder(L.Callback):
         pl_module.decay(self.lr_decay)
         last = epoch == trainer.max_epochs
         if trainer.is_global_zero:
-            # Neither this nor how often it is done may change what is trained.
-            with torch.random.fork_rng(
-                [pl_module.device] if pl_module.device.index is not None else []
-            ):
-                self._record(pl_module, epoch, means, last)
+            self._record(pl_module, epoch, means, last)
         stop = self._stop(trainer) and not last
         due = time.monotonic() - self.saved > SECONDS_BETWEEN_SAVES
         if last or stop or trainer.strategy.broadcast(due):
@@ -282,6 +278,7 @@ class Recorder(L.Callback):
             raise Interrupted
 
     def _record(self, module: Module, epoch: int, means: Row, last: bool) -> None:
+        """Metrics and pictures; with generators of their own, so that training is as without."""
         assert self.writer is not None
         row: Row = {"epoch": epoch, "step": module.total_steps}
         row |= {f"train/{name}": value for name, value in means.items()}

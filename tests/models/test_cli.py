@@ -81,6 +81,9 @@ def test_tensorboard_has_every_term_by_name():
     for name in ("train/loss", "train/reconstruction", "train/mmd", "validation/mmd"):
         logged = [event.value for event in events.Scalars(name)]
         assert logged == pytest.approx([float(row[name]) for row in rows], rel=1e-6)
+    assert set(events.Tags()["images"]) >= {"samples", "reconstructions"}
+    codes = Path("run/tensorboard/00024/codes/tensors.tsv").read_text().splitlines()
+    assert len(codes) == 197 and len(codes[0].split()) == 2
 
 
 def test_evaluate_gives_the_results_of_training_again(capsys):
@@ -162,6 +165,11 @@ def test_ctrl_c_in_several_processes_leaves_a_checkpoint_of_both():
         (["--preset", "vimae-l/mnits"], "nearest are ['vimae-l/mnist'"),
         (["--optimizer", "lbfgs"], "optimizer is 'lbfgs'; it must be one of ['adam', 'sgd']"),
         (["--precision", "8"], "precision is '8'; it must be one of"),
+        pytest.param(
+            ["--precision", "16-mixed"],
+            "16-mixed needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["--devices", "3"], "it must be a multiple of --devices, 3"),
         (["--devices", "60"], "it must be from 120 to the 1200"),
         (["--network", "vgg"], "known networks are"),
@@ -390,6 +398,7 @@ def quick_demo(monkeypatch):
     from vimae_models import demo
 
     monkeypatch.setitem(demo._CONFIG, "epochs", 15)
+    monkeypatch.setattr(demo.kernel_times, "__defaults__", (2,))
     assert vimae("demo") == 0
     return json.loads(Path("runs/vimae-l-digits-1/metrics.json").read_text())
 

@@ -13,6 +13,7 @@ import yaml
 from vimae_models import build, cli, evaluation, figures, names, presets, runs
 from vimae_models import data as datasets
 
+LOAD = datasets.load
 JOINT = {"vmi-joint-vae", "imae", "hybrid-beta-vae", "hybrid-infovae", "joint-vae"}
 
 
@@ -70,7 +71,8 @@ def test_train_sample_traverse(name, images):
     assert ("categories" in results["test"]) == (name in JOINT)
 
 
-def test_a_decoder_that_draws_pixel_by_pixel():
+def test_a_decoder_that_draws_pixel_by_pixel(monkeypatch):
+    monkeypatch.setattr(datasets, "load", LOAD)
     small = ["--network", "pixelcnn", "--width", 0.05, "--epochs", 1, "--batch-size", 400]
     assert vimae("train", "--model", "vae", *small, "--output", "run") == 0
     config = yaml.safe_load(Path("run/config.yaml").read_text())

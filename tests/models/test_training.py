@@ -94,7 +94,7 @@ def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(
     assert csv[0] == csv[1]
 
 
-@pytest.mark.parametrize("name", ["vae", "aae", "vmi-vae"])
+@pytest.mark.parametrize("name", ["vae", "aae", "vmi-joint-vae"])
 def test_training_is_the_plain_loop(tmp_path, digits, name):
     """The steps in the order of the papers: on every batch the auxiliary network first."""
     by_fit = new_model(name)
