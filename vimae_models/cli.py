@@ -14,6 +14,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 
 # Heavy imports live in the commands, so that --help answers at once.
 
+_DATA = "digits, mnist, fashion_mnist, omniglot, cifar10, celeba, dsprites"
 # Options of `train` that are not part of the configuration of a run.
 _NOT_CONFIG = {"config", "output", "resume", "download"}
 # What may be given beside the run that is resumed.
@@ -113,7 +114,7 @@ def _parser(systems: bool = True) -> ArgumentParser:
         "--data",
         type=str,
         metavar="NAME",
-        help="data set, or a folder of images; `vimae info` lists them (digits)",
+        help=f"{_DATA}, or the path of a folder of images (digits)",
     )
     add("--data-dir", type=str, metavar="DIR", help="folder of the official files ($VIMAE_DATA)")
     add("--image-size", type=PositiveInt, metavar="N", help="for omniglot, celeba and folders")
@@ -237,7 +238,7 @@ def _train(options: Namespace) -> int:
     from .training import Interrupted
 
     given = {
-        key: value
+        key: runs.plain_number(value)
         for key, value in vars(options).items()
         if value is not None and key not in _NOT_CONFIG
     }

@@ -142,12 +142,12 @@ def preset(name: str) -> Config:
 
 def write_config(run: Path, config: Config) -> None:
     """Store a configuration, whose values are strings and numbers, for `read_config`; drop None."""
-    plain = {key: _plain(value) for key, value in config.items() if value is not None}
-    files.write(run / CONFIG, yaml.safe_dump(plain, sort_keys=False).encode())
+    given = {key: plain_number(value) for key, value in config.items() if value is not None}
+    files.write(run / CONFIG, yaml.safe_dump(given, sort_keys=False).encode())
 
 
-def _plain(value: Any) -> Any:
-    """A number of a subclass (those of the option parser) as one of the types YAML can hold."""
+def plain_number(value: Any) -> Any:
+    """A number of a subclass (those of the option parser) as one of the types YAML and checkpoints can hold."""
     if isinstance(value, int) and not isinstance(value, bool):
         return int(value)
     return float(value) if isinstance(value, float) else value
