@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
 import vimae_kernels as vk
-from benchmarks import bench_mmd, gpu, gpu_static
+from benchmarks import bench_mmd, bench_training, gpu, gpu_static
 
 native = pytest.mark.skipif(
     vk._backend.unavailable("native", "cpu") is not None, reason="the native core is not built"
@@ -84,3 +85,15 @@ def test_predictions_follow_from_the_kept_counts():
     pairs = gpu_static.pairs_of("one side", 4096, 4096)
     assert small > 1e3 * pairs * 24 / (device.sms * 128 * device.clock * 1e9)
     assert "D" not in gpu_static.record_for(kept, device, "one side", 64)["constants"]
+
+
+def test_training_benchmark_times_the_loops_and_finds_the_operations(request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(1)
+    assert min(bench_training.loops(n=600, epochs=1, rounds=1)) > 0
+    operations = {"ae": set(), "vimae-l": {"mmd"}, "imae": {"gumbel_softmax", "latent_information"}}
+    for name, expected in operations.items():
+        called, times = bench_training.shares(name, batch=10, seconds=0.01)
+        assert called == expected
+        assert set(times) == ({"ours", "eager", "without"} if expected else set())
+    assert vk.mmd.__name__ == "mmd"

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 
 # What the command needs beyond the package: the modules of the extra [models].
-_NEEDED = ("jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "tensorboard")
+_NEEDED = ("jsonargparse", "lightning", "matplotlib", "PIL", "rich", "sklearn", "tensorboard")
 
 
 def main() -> None:

@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 # Heavy imports live in the commands, so that --help answers at once.
 
-# What may differ from the run that is resumed.
+_DATA = "digits, mnist, fashion_mnist, omniglot, cifar10, celeba, dsprites"
+# Options of `train` that are not part of the configuration of a run.
+_NOT_CONFIG = {"config", "output", "resume", "download"}
+# What may be given beside the run that is resumed.
 _WITH_RESUME = {"resume", "epochs"}
-_DEFAULT_EPOCHS = 80
+_DEFAULTS = {
+    "model": "vimae-l",
+    "data": "digits",
+    "width": 1.0,
+    "epochs": 80,
+    "batch_size": 100,
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "lr_decay": 1.0,
+    "precision": "32",
+    "devices": 1,
+    "seed": 0,
+}
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Help as it is written, without types and defaults of None."""
+
+    def _get_help_string(self, action: Any) -> str:
+        return action.help or ""
+
+
+class _Parser(ArgumentParser):
+    """Errors in one line, with the nearest name for an option that is unknown."""
+
+    flags: typing.ClassVar[list[str]] = []
+
+    def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)|option '(\w+)'", message)
+        hint = ""
+        if unknown is not None:
+            from .runs import flag, nearest
+
+            hint = nearest(unknown[1] or flag(unknown[2]), self.flags)
+        print(
+            f"{self.prog.replace(' [options]', '')}: error: {' '.join(message.split())}{hint}",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -23,107 +66,205 @@ def run(arguments: list[str] | None = None) -> int:
     Returns:
         Exit status: 0; 1 for an error of the user's, told in one line; 130 after Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(arguments[:1] == ["train"]).parse_args(arguments)
     from .data import DataError
     from .runs import RunError
 
     try:
         return _COMMANDS[options.command](options[options.command])
     except (DataError, RunError, FloatingPointError, OSError) as error:
-        print(f"vimae {options.command}: error: {error}", file=sys.stderr)
+        why = " ".join(str(error).split())
+        print(f"vimae {options.command}: error: {why}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="vimae", description="Train and judge autoencoders matched to a prior in latent space."
-    )
-    subcommands = parser.add_subcommands(dest="command")
+def _parser(systems: bool = True) -> ArgumentParser:
+    """The parser; the options of `train` that need the systems imported only if asked for."""
 
-    train_parser = ArgumentParser(description="Train a model; all results land in one run folder.")
-    add = train_parser.add_argument
-    add("--config", action="config", help="YAML file of options, e.g. the config.yaml of a run")
-    add("--model", default="vimae-l", help="system: vimae-n or vimae-l")
-    add("--data", default="digits", help="data set: digits, mnist or fashion_mnist")
-    add("--data-dir", type=str, help="folder of the official files (default: $VIMAE_DATA)")
-    add("--network", type=str, default="mlp", help="mlp or dcgan")
-    add("--width", type=PositiveFloat, default=1.0, help="factor on the width of the network")
-    add("--latent-dim", type=PositiveInt, help="dimension of z (default: 2 mlp, 8 dcgan)")
-    add("--lambda", dest="lam", type=NonNegativeFloat, help="weight of the MMD (default: 10)")
-    add("--noise", type=NonNegativeFloat, help="bound of the input noise (default: 0.01)")
-    add("--epochs", type=PositiveInt, help=f"(default: {_DEFAULT_EPOCHS})")
-    add("--batch-size", type=PositiveInt, default=100)
-    add("--lr", type=PositiveFloat, default=1e-3, help="learning rate of Adam")
-    add("--seed", type=NonNegativeInt, default=0)
-    add("--output", type=str, help="run folder (default: runs/<model>-<data>-<number>)")
+    def new(description: str) -> _Parser:
+        return _Parser(
+            description=description,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+            print_config=None,
+        )
+
+    parser = new("Train and judge autoencoders matched to a prior in latent space.")
+    parser.prog = "vimae"
+    commands = parser.add_subcommands(dest="command")
+
+    train = new("Train a model; all results land in one run folder.")
+    train.usage = "vimae train [options]"
+    add = train.add_argument
+    add("--preset", type=str, metavar="NAME", help="settings of a paper, e.g. vimae-l/mnist; "
+        "`vimae info` lists them; options given beside it win")  # fmt: skip
+    add("--config", action="config", metavar="FILE", help="YAML file of options, e.g. the "
+        "config.yaml of a run; options after it win")  # fmt: skip
+    add("--output", type=str, metavar="RUN", help="run folder (runs/<model>-<data>-<number>)")
     add("--resume", type=str, metavar="RUN", help="continue the run in this folder")
-    subcommands.add_subcommand("train", train_parser, help="train a model")
-
-    evaluate_parser = ArgumentParser(description="Metrics and figures of a trained model.")
-    evaluate_parser.add_argument("run", help="run folder")
-    evaluate_parser.add_argument("--data-dir", type=str, help="if the data moved")
-    subcommands.add_subcommand("evaluate", evaluate_parser, help="metrics and figures of a run")
-
-    demo_parser = ArgumentParser(
-        description="Train VIMAE-l on the digits of scikit-learn and show what it learnt; "
-        "about a minute, no downloads."
+    add = train.add_argument_group("what is trained").add_argument
+    add("--model", type=str, metavar="NAME", help="system; `vimae info` lists them (vimae-l)")
+    add("--network", type=str, metavar="NAME", help="mlp, dcgan, ... (that of the system)")
+    add("--width", type=PositiveFloat, metavar="X", help="factor on the width of the network (1)")
+    add("--latent-dim", type=PositiveInt, metavar="N", help="dimension of z (that of the paper)")
+    add(
+        "--data",
+        type=str,
+        metavar="NAME",
+        help=f"{_DATA}, or the path of a folder of images (digits)",
     )
-    demo_parser.add_argument(
-        "--output", type=str, help="run folder (default: runs/vimae-l-digits-<number>)"
+    add("--data-dir", type=str, metavar="DIR", help="folder of the official files ($VIMAE_DATA)")
+    add("--image-size", type=PositiveInt, metavar="N", help="for omniglot, celeba and folders")
+    add(
+        "--rotate",
+        action="store_true",
+        default=None,
+        help="add all images turned by 90, 180, 270 degrees",
     )
-    subcommands.add_subcommand("demo", demo_parser, help="see it work in about a minute")
+    add(
+        "--binarize",
+        action="store_true",
+        default=None,
+        help="draw pixels as 0 or 1, anew in every epoch",
+    )
+    add("--download", action="store_true", help="get missing files of public data sets")
+    add = train.add_argument_group("how it is trained").add_argument
+    add("--epochs", type=PositiveInt, metavar="N", help="in all (80)")
+    add("--batch-size", type=PositiveInt, metavar="N", help="over all devices (100)")
+    add("--optimizer", type=str, metavar="NAME", help="adam or sgd (adam)")
+    add("--lr", type=PositiveFloat, metavar="X", help="learning rate (0.001)")
+    add("--lr-decay", type=PositiveFloat, metavar="X", help="factor on it after an epoch (1)")
+    add("--momentum", type=NonNegativeFloat, metavar="X", help="of sgd (0.9); beta_1 of adam (0.5)")
+    add("--auxiliary-lr", type=PositiveFloat, metavar="X", help="learning rate of the network "
+        "trained beside the model: a discriminator, Q (that of --lr)")  # fmt: skip
+    add("--precision", type=str, metavar="NAME", help="32, 64, bf16-mixed or 16-mixed (32)")
+    add("--devices", type=PositiveInt, metavar="N", help="accelerators, or processes on CPU (1)")
+    add("--seed", type=NonNegativeInt, metavar="N", help="(0)")
+    if systems:
+        _add_hyperparameters(train)
+    commands.add_subcommand("train", train, help="train a model")
 
-    info_parser = ArgumentParser(description="What this installation can run.")
-    subcommands.add_subcommand("info", info_parser, help="backends, systems, data sets")
+    sample = new("Draw images from a trained model, as a PNG and an array.")
+    add = sample.add_argument
+    add("run", help="run folder")
+    add("-n", type=PositiveInt, default=64, metavar="N", help="number of images (64)")
+    add("--seed", type=NonNegativeInt, default=0, metavar="N", help="(0)")
+    add("--output", type=str, metavar="PATH", help="writes PATH.png, and PATH.npy: float32, "
+        "(n, C, H, W), in [0, 1] (RUN/samples)")  # fmt: skip
+    commands.add_subcommand("sample", sample, help="draw images from a trained model")
+
+    traverse = new("What each coordinate of the code does, as PNGs: a row of images each, for "
+        "every category of a joint model, and the plane of codes where it has two.")  # fmt: skip
+    add = traverse.add_argument
+    add("run", help="run folder")
+    add("--range", dest="reach", type=PositiveFloat, default=3.0, metavar="X", help="from -X to X, "
+        "in standard deviations of the prior (3)")  # fmt: skip
+    add("--steps", type=PositiveInt, default=11, metavar="N", help="images in a row (11)")
+    add("--image", type=NonNegativeInt, default=0, metavar="N", help="test image whose code is "
+        "changed (0)")  # fmt: skip
+    add("--output", type=str, metavar="DIR", help="(RUN/figures)")
+    add("--data-dir", type=str, metavar="DIR", help="if the data moved")
+    commands.add_subcommand("traverse", traverse, help="what the coordinates of the code do")
+
+    evaluate = new("Metrics and figures of a trained model.")
+    add = evaluate.add_argument
+    add("run", help="run folder")
+    add("--mi-bound", action="store_true", help="train a network on the fixed model's images, for "
+        "a lower bound on the information in its code, in nats")  # fmt: skip
+    add("--mi-steps", type=PositiveInt, default=2000, metavar="N", help="of that training (2000)")
+    add("--informative", type=PositiveInt, metavar="N", help="bound of the first N coordinates "
+        "(of the category of a joint model, of all coordinates of another)")  # fmt: skip
+    add("--data-dir", type=str, metavar="DIR", help="if the data moved")
+    commands.add_subcommand("evaluate", evaluate, help="metrics and figures of a run")
+
+    demo = new("Train VIMAE-l on the digits of scikit-learn and show what it learnt; about a "
+        "minute, no downloads.")  # fmt: skip
+    demo.add_argument("--output", type=str, metavar="RUN", help="(runs/vimae-l-digits-<number>)")
+    commands.add_subcommand("demo", demo, help="see it work in about a minute")
+
+    info = new("What this installation can run, or what a system or preset is.")
+    info.add_argument("name", nargs="?", help="a system or preset, to be explained")
+    commands.add_subcommand("info", info, help="backends, systems, presets, data sets")
+
+    _Parser.flags = [
+        flag
+        for command in (parser, train, sample, traverse, evaluate, demo, info)
+        for action in command._actions
+        for flag in action.option_strings
+    ]
     return parser
+
+
+def _add_hyperparameters(parser: ArgumentParser) -> None:
+    """One option for every hyperparameter of any system, naming who has it, and the defaults."""
+    from .runs import flag
+    from .systems import hyperparameters, names, system
+
+    users: dict[str, dict[Any, list[str]]] = {}
+    types: dict[str, Any] = {}
+    for name in names():
+        hints = typing.get_type_hints(system(name).model.__init__)
+        for key, default in hyperparameters(name).items():
+            users.setdefault(key, {}).setdefault(default, []).append(name)
+            types[key] = _option_type(hints[key])
+    group = parser.add_argument_group("hyperparameters, with the systems that have them")
+    for key, defaults in users.items():
+        values = "; ".join(
+            ", ".join(owners) if default is None else f"{_short(default)}: {', '.join(owners)}"
+            for default, owners in defaults.items()
+        )
+        metavar = {float: "X", int: "N"}.get(types[key], "NAME")
+        group.add_argument(flag(key), dest=key, type=types[key], metavar=metavar, help=values)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _option_type(hint: Any) -> Any:
+    """The type of an option for an argument of this type; what is not a number is given by name."""
+    choices = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
+    return next((t for t in (bool, float, int) if t in choices), str)
 
 
 def _train(options: Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from . import data as datasets
     from . import runs
-    from .training import Interrupted, fit
+    from .training import Interrupted
 
+    given = {
+        key: runs.plain_number(value)
+        for key, value in vars(options).items()
+        if value is not None and key not in _NOT_CONFIG
+    }
     console = Console()
     if options.resume is not None:
-        folder, config = _resumed(options)
+        folder, config = _resumed(Path(options.resume), given, options.output)
     else:
-        folder, config = None, _config(options)
+        folder, config = None, _config(given)
         runs.check_config(config)
-    data = datasets.load(config["data"], config.get("data_dir"))
-    if not 2 <= config["batch_size"] <= len(data.train):
-        raise runs.RunError(
-            f"--batch-size is {config['batch_size']}; it must be from 2 to the {len(data.train)} "
-            f"training images of {data.name}"
-        )
+    data = runs.load_data(config, download=options.download)
+    _check_batches(config, data)
+    runs.check_hardware(config)
     torch.manual_seed(config["seed"])
     model = runs.build_model(config, data.shape, folder)
     if folder is not None:
         # Lightning loads them again; this is to find out before any work.
         runs.load_weights(model, runs.read_checkpoint(folder), folder)
-    # What was left to the defaults is written down too.
-    config["latent_dim"] = model.latent_dim
-    config |= {key: getattr(model, key) for key in runs.HYPERPARAMETERS}
+    config = runs.complete(config, model)
     if folder is None:
         folder = runs.create(Path(options.output) if options.output else None, config)
     else:
         runs.write_config(folder, config)
     console.print(f"run folder: [bold]{folder}[/]", soft_wrap=True)
+    _tell_partial(console, data)
     try:
-        history = fit(
-            model,
-            data,
-            folder,
-            epochs=config["epochs"],
-            batch_size=config["batch_size"],
-            lr=config["lr"],
-            seed=config["seed"],
-            resume=options.resume is not None,
-        )
+        history = runs.train(folder, config, model, data, resume=options.resume is not None)
     except Interrupted:
         console.print(f"stopped; continue with  vimae train --resume {folder}", soft_wrap=True)
         return 130
@@ -131,39 +272,125 @@ def _train(options: Namespace) -> int:
     return 0
 
 
-def _config(options: Namespace) -> dict[str, Any]:
-    skipped = {"config", "output", "resume"}
-    config = {key: value for key, value in vars(options).items() if key not in skipped}
-    config["epochs"] = config["epochs"] or _DEFAULT_EPOCHS
-    if config["data_dir"] is not None:
+def _config(given: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a new run: what is given, else the preset's, else the default."""
+    from . import runs
+
+    preset = runs.preset(given["preset"]) if "preset" in given else {}
+    config: dict[str, Any] = _DEFAULTS | preset | given
+    if config.get("data_dir") is not None:
         config["data_dir"] = str(Path(config["data_dir"]).resolve())
+    from .data import names
+
+    if config["data"] not in names() and Path(config["data"]).is_dir():
+        config["data"] = str(Path(config["data"]).resolve())
     return config
 
 
-def _resumed(options: Namespace) -> tuple[Path, dict[str, Any]]:
+def _check_batches(config: dict[str, Any], data: Any) -> None:
+    from .runs import RunError
+
+    size, devices = config["batch_size"], config["devices"]
+    if not 2 * devices <= size <= len(data.train):
+        raise RunError(
+            f"--batch-size is {size}; it must be from {2 * devices} to the {len(data.train)} "
+            f"training images of {data.name}"
+        )
+    if size % devices:
+        raise RunError(f"--batch-size is {size}; it must be a multiple of --devices, {devices}")
+
+
+def _resumed(
+    folder: Path, given: dict[str, Any], output: str | None
+) -> tuple[Path, dict[str, Any]]:
     """The folder and configuration of the run to continue; only the number of epochs may change."""
     from . import runs
 
-    defaults = _parser().parse_args(["train"])["train"]
-    changed = [
-        "--" + {"lam": "lambda"}.get(key, key).replace("_", "-")
-        for key, value in vars(options).items()
-        if key not in _WITH_RESUME and value != defaults[key]
-    ]
+    changed = [runs.flag(key) for key in given if key not in _WITH_RESUME]
+    changed += ["--output"] if output is not None else []
     if changed:
         raise runs.RunError(
             f"--resume takes the settings of the run; {', '.join(changed)} cannot be given with it "
             "(--epochs can)"
         )
-    folder = Path(options.resume)
     config = runs.read_config(folder)
     done = len(runs.read_checkpoint(folder)["run"]["history"])
-    config["epochs"] = options.epochs or config["epochs"]
+    config["epochs"] = given.get("epochs", config["epochs"])
     if done >= config["epochs"]:
         raise runs.RunError(
             f"{folder} has all of its {done} epochs; --epochs N with N > {done} trains longer"
         )
     return folder, config
+
+
+def _sample(options: Namespace) -> int:
+    import numpy as np
+    import torch
+
+    from . import figures, runs
+
+    folder = Path(options.run)
+    _, model, _ = runs.load_model(folder)
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(options.seed)
+    parts = []
+    with _progress("sampling") as step, torch.no_grad():
+        for start in range(0, options.n, 256):
+            n = min(256, options.n - start)
+            parts.append(model.sample(n, generator, step).float().cpu())
+    images = torch.cat(parts)
+    stem = options.output or str(folder / "samples")
+    paths = [Path(f"{stem}.png"), Path(f"{stem}.npy")]
+    figures.save_grid(paths[0], images, min(options.n, 16))
+    np.save(paths[1], images.numpy())
+    _print_paths(paths)
+    return 0
+
+
+def _traverse(options: Namespace) -> int:
+    from . import figures, runs
+
+    folder = Path(options.run)
+    config, model, _ = runs.load_model(folder)
+    images = runs.load_data(config, options.data_dir).test.images
+    if options.image >= len(images):
+        raise runs.RunError(f"--image is {options.image}; there are {len(images)} test images")
+    if options.steps < 2:
+        raise runs.RunError(f"--steps is {options.steps}; it must be at least 2")
+    with _progress("decoding") as step:
+        paths = figures.traversals(
+            model,
+            images[options.image : options.image + 1],
+            Path(options.output) if options.output else folder / "figures",
+            reach=options.reach,
+            steps=options.steps,
+            progress=step,
+        )
+    _print_paths(paths)
+    return 0
+
+
+def _print_paths(paths: list[Path]) -> None:
+    from rich.console import Console
+
+    for path in paths:
+        Console().print(f"written: {path}", soft_wrap=True, highlight=False)
+
+
+def _progress(name: str) -> Any:
+    """A context whose value is called with the pixels done and all; those of fast models are none."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    @contextmanager
+    def bar() -> Any:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task(name, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    return bar()
 
 
 def _evaluate(options: Namespace) -> int:
@@ -172,31 +399,90 @@ def _evaluate(options: Namespace) -> int:
     from . import runs
 
     folder = Path(options.run)
-    config, model, data, history = runs.load(folder, options.data_dir)
-    _judge(Console(), folder, config, model, data, history)
+    config, model, history = runs.load_model(folder)
+    data = runs.load_data(config, options.data_dir)
+    console = Console()
+    _tell_partial(console, data)
+    bound = None
+    if options.mi_bound:
+        bound = _information_bound(config, model, data, options.mi_steps, options.informative)
+    elif options.informative is not None:
+        raise runs.RunError("--informative is an option of --mi-bound")
+    _judge(console, folder, config, model, data, history, bound)
     return 0
 
 
+def _tell_partial(console: Any, data: Any) -> None:
+    if data.partial:
+        console.print(f"{data.name} is {data.partial}", soft_wrap=True, highlight=False)
+
+
+def _information_bound(
+    config: dict[str, Any], model: Any, data: Any, steps: int, informative: int | None
+) -> dict[str, Any]:
+    """Train only Q, on the training set; the bound is that on the test set."""
+    from itertools import chain, islice, repeat
+
+    import torch
+    from rich.progress import track
+
+    from . import evaluation, runs
+    from .networks import NETWORKS
+    from .training import Batches
+    from .vmi import MutualInformationBound, q_outputs
+
+    torch.manual_seed(0)
+    try:
+        heads = [q_outputs(model, informative)]
+        q = NETWORKS[config["network"]].encoder(model.data_shape, heads, config["width"])
+        bound = MutualInformationBound(model, q, informative)
+    except (TypeError, ValueError) as error:
+        raise runs.RunError(f"--mi-bound: {error}") from error
+    at = next(model.parameters())
+    q.to(at)
+    epochs = Batches(data.train.images, min(100, len(data.train)), seed=0)
+    batches = (x.to(at) for x in islice(chain.from_iterable(repeat(epochs)), steps))
+    for _ in track(bound.fit(batches), "training Q", steps, transient=True):
+        pass
+    q.eval()
+    total = sum(bound.bound(x).item() * len(x) for x in evaluation.inputs(model, data.test.images))
+    code = "z" if informative is None else f"z_1..z_{informative}"
+    if informative is None and model.code_dim > model.latent_dim:
+        code = "y"
+    return {"of": code, "steps": steps, "nats": total / len(data.test)}
+
+
 def _judge(
-    console: Any, folder: Path, config: dict[str, Any], model: Any, data: Any, history: Any
+    console: Any,
+    folder: Path,
+    config: dict[str, Any],
+    model: Any,
+    data: Any,
+    history: Any,
+    bound: dict[str, Any] | None = None,
 ) -> None:
     """Compute, store and print the metrics of a trained model, and draw its figures."""
+    import math
+
     from rich.table import Table
 
     from . import evaluation, figures, runs
 
+    test = evaluation.evaluate(model, data)
+    if bound is not None:
+        test["information_bound"] = bound
     results = {
         "model": config["model"],
         "data": config["data"],
         "epochs": len(history),
-        "test": evaluation.evaluate(model, data),
+        **({"partial": data.partial} if data.partial else {}),
+        "test": test,
     }
     runs.write_results(folder, results)
     paths = figures.save_all(model, data, history, folder / "figures")
 
-    test = results["test"]
     table = Table(
-        title=f"{config['model']} on {config['data']}, {len(history)} epochs, "
+        title=f"{config['model']} on {data.name}, {len(history)} epochs, "
         f"{test['images']} test images",
         title_justify="left",
         min_width=56,
@@ -204,9 +490,21 @@ def _judge(
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_row("MMD² to the prior", f"{test['mmd']:.5f}")
-    table.add_row("reconstruction ‖x - g(z)‖²", f"{test['reconstruction']:.2f}")
+    squared = model.likelihood == "l2"
+    table.add_row(
+        "reconstruction ‖x - g(z)‖²" if squared else "reconstruction -log p(x|z), nats",
+        f"{test['reconstruction']:.2f}",
+    )
     for name, accuracy in test["svm"].items():
         table.add_row(f"SVM accuracy on z, {name}", f"{100 * accuracy:.1f} %")
+    if "categories" in test:
+        found = test["categories"]
+        largest = math.log(model.code_dim - model.latent_dim)
+        table.add_row("accuracy of the categorical code", f"{100 * found['accuracy']:.1f} %")
+        table.add_row(f"categorical KL, nats (at most {largest:.3f})", f"{found['kl']:.3f}")
+        table.add_row("I(x; y), nats", f"{found['information']:.3f}")
+    if bound is not None:
+        table.add_row(f"lower bound on I({bound['of']}; x), nats", f"{bound['nats']:.3f}")
     console.print(table)
     console.print(f"metrics: {folder / runs.RESULTS}", soft_wrap=True)
     for path in paths:
@@ -215,15 +513,36 @@ def _judge(
 
 def _info(options: Namespace) -> int:
     import importlib.metadata
+    import inspect
+
+    import yaml  # type: ignore[import-untyped]
 
     import vimae_kernels as vk
 
     from . import data as datasets
-    from .systems import names
+    from . import presets, runs
+    from .networks import NETWORKS
+    from .systems import hyperparameters, names, system
 
+    if options.name in names():
+        print(f"{options.name}\n\n{inspect.getdoc(system(options.name).model)}\n\nDefaults:")
+        for key, default in hyperparameters(options.name).items():
+            print(f"    {runs.flag(key)} {default}")
+        return 0
+    if options.name in presets.names():
+        print(yaml.safe_dump(runs.preset(options.name), sort_keys=False), end="")
+        print(f"# not printed in the paper: {', '.join(presets.preset(options.name)['unprinted'])}")
+        return 0
+    if options.name is not None:
+        known = [*names(), *presets.names()]
+        raise runs.RunError(
+            f"{options.name!r} is neither a system nor a preset{runs.nearest(options.name, known)}"
+        )
     vk.info()
     print(f"\nsystems    {', '.join(names())}")
+    print(f"networks   {', '.join(NETWORKS)}")
     print(f"data sets  {', '.join(datasets.names())}")
+    print(f"presets    {', '.join(presets.names())}")
     for package in ("lightning", "scikit-learn", "matplotlib"):
         print(f"{package:13} {importlib.metadata.version(package)}")
     return 0
@@ -237,6 +556,8 @@ def _demo(options: Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "train": _train,
+    "sample": _sample,
+    "traverse": _traverse,
     "evaluate": _evaluate,
     "demo": _demo,
     "info": _info,

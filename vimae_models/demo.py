@@ -16,19 +16,19 @@ from vimae_kernels._backend import resolve
 
 from . import data as datasets
 from . import evaluation, figures, runs
-from .training import Interrupted, fit
+from .training import Interrupted
 
 _CONFIG: runs.Config = {
     "model": "vimae-l",
     "data": "digits",
-    "network": "mlp",
     "width": 1.0,
-    "latent_dim": 2,
-    "lam": 10.0,
-    "noise": 0.01,
     "epochs": 200,
     "batch_size": 100,
+    "optimizer": "adam",
     "lr": 1e-3,
+    "lr_decay": 1.0,
+    "precision": "32",
+    "devices": 1,
     "seed": 0,
 }
 
@@ -40,25 +40,18 @@ def demo(output: Path | None) -> int:
     data = datasets.load("digits")
     torch.manual_seed(_CONFIG["seed"])
     model = runs.build_model(_CONFIG, data.shape)
-    folder = runs.create(output, _CONFIG)
+    config = runs.complete(_CONFIG, model)
+    folder = runs.create(output, config)
     console.print(f"run folder: [bold]{folder}[/]", soft_wrap=True)
 
-    everything = torch.cat([part.images for part in (data.train, data.validation, data.test)])
+    everything = torch.cat([part.images[:] for part in (data.train, data.validation, data.test)])
     before = evaluation.summary(model, everything)
     # 0.3 million weights are too few to share out: one thread is no slower, and does not wait for
     # a second one where the machine is busy.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        history = fit(
-            model,
-            data,
-            folder,
-            epochs=_CONFIG["epochs"],
-            batch_size=_CONFIG["batch_size"],
-            lr=_CONFIG["lr"],
-            seed=_CONFIG["seed"],
-        )
+        history = runs.train(folder, config, model, data)
     except Interrupted:
         console.print(f"stopped; continue with  vimae train --resume {folder}", soft_wrap=True)
         return 130

@@ -19,6 +19,7 @@ from torch import Tensor
 from . import corruptions, evaluation
 from .autoencoder import Autoencoder
 from .data import ImageData, pixels
+from .pixelcnn import Progress
 
 _STYLE: Any = {
     "font.size": 9,
@@ -35,8 +36,10 @@ _STYLE: Any = {
     "savefig.dpi": 180,
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.05,
+    "axes.formatter.useoffset": False,
 }
 _POINTS = 10_000
+_AT_ONCE = 256
 _GREY = "0.45"
 
 
@@ -65,18 +68,23 @@ def save_all(
 
 
 def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
-    """Codes of the test set coloured by class, beside as many samples of the prior.
+    """Draws of z for the test set coloured by class, beside as many samples of the prior.
 
     With more than two dimensions, the first two: the coordinates of the prior are independent, so
     any two of them should look alike.
     """
-    z = evaluation.codes(model, data.test.images[:_POINTS]).cpu()
+    images = data.test.images[:_POINTS]
+    z = evaluation.draws(model, images).float().cpu()
     labels = data.test.labels[:_POINTS]
+    classes = len(labels.unique())
     generator = torch.Generator(next(model.parameters()).device).manual_seed(1)
-    prior = model.sample_prior(len(z), generator).cpu()
-    mmd = evaluation.summary(model, data.test.images)["mmd"]
+    prior = model.sample_prior(len(z), generator)[:, : model.latent_dim].float().cpu()
+    mmd = evaluation.summary(model, images)["mmd"]
     if z.shape[1] == 1:  # a little height, so that points do not hide each other
-        z, prior = (torch.cat([t, torch.randn_like(t) * 0.1], 1) for t in (z, prior))
+        height = torch.Generator().manual_seed(2)
+        z, prior = (
+            torch.cat([t, 0.1 * torch.randn(t.shape, generator=height)], 1) for t in (z, prior)
+        )
     limit = 1.1 * max(float(t[:, :2].abs().quantile(0.998)) for t in (z, prior))
     step = 2 if limit < 8 else 5
     size = 1.5 if len(z) > 2000 else 9.0
@@ -86,9 +94,10 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
             *z[:, :2].T.numpy(),
             s=size,
             c=labels.numpy(),
-            cmap="tab10",
-            vmin=0,
-            vmax=9,
+            # Beyond ten classes colours only say which are near each other in their order.
+            cmap="tab10" if classes <= 10 else "viridis",
+            vmin=0 if classes <= 10 else None,
+            vmax=9 if classes <= 10 else None,
             lw=0,
             alpha=0.8,
         )
@@ -97,24 +106,25 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
         right.set_title(f"samples of the prior ({model.prior})")
         for axes in (left, right):
             axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="$z_1$")
-            axes.xaxis.set_major_locator(MultipleLocator(step))
-            axes.yaxis.set_major_locator(MultipleLocator(step))
+            if limit < 50:
+                axes.xaxis.set_major_locator(MultipleLocator(step))
+                axes.yaxis.set_major_locator(MultipleLocator(step))
         left.set_ylabel("$z_2$")
-        left.legend(
-            *points.legend_elements(num=None, markersize=5, markeredgewidth=0),
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-            frameon=False,
-            handletextpad=0.0,
-            borderpad=0.0,
-        )
+        if 1 < classes <= 10:
+            left.legend(
+                *points.legend_elements(num=None, markersize=5, markeredgewidth=0),
+                loc="center left",
+                bbox_to_anchor=(1.0, 0.5),
+                frameon=False,
+                handletextpad=0.0,
+                borderpad=0.0,
+            )
 
 
 def reconstructions(model: Autoencoder, data: ImageData, path: Path) -> None:
     """One test image a column: itself, reconstructed, half masked, reconstructed from that."""
-    labels = data.test.labels
-    chosen = torch.stack([(labels == label).nonzero()[0, 0] for label in labels.unique()])
-    x = pixels(data.test.images[chosen])
+    chosen = _examples(data.test.labels)
+    x = pixels(data.test.images[chosen]).cpu()
     masked = corruptions.mask(x, 0.5, torch.Generator().manual_seed(0))
     rows = [
         ("original", x),
@@ -124,14 +134,22 @@ def reconstructions(model: Autoencoder, data: ImageData, path: Path) -> None:
     ]
     with _figure(path, len(rows), 1, (7.0, 7.0 * len(rows) / len(x) + 0.1)) as axes:
         for axis, (name, images) in zip(axes, rows, strict=True):
-            _tiles(axis, images, len(images))
+            _show(axis, images, len(images))
             axis.text(-0.008, 0.5, name, transform=axis.transAxes, ha="right", va="center")
+
+
+def _examples(labels: Tensor) -> Tensor:
+    """Indices of the first image of each of the first ten classes, filled up to ten from the front."""
+    first = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()[:10]]
+    others = [i for i in range(min(len(labels), 10)) if i not in first]
+    return torch.tensor((first + others)[:10])
 
 
 @torch.no_grad()
 def _reconstruct(model: Autoencoder, x: Tensor) -> Tensor:
     model.eval()
-    return model.reconstruct(x.to(next(model.parameters()).device)).cpu()
+    codes = model.encode(x.to(next(model.parameters())))
+    return model.decode(codes, torch.Generator(codes.device).manual_seed(3)).cpu()
 
 
 @torch.no_grad()
@@ -139,35 +157,114 @@ def samples(model: Autoencoder, path: Path) -> None:
     """Images decoded from samples of the prior."""
     model.eval()
     generator = torch.Generator(next(model.parameters()).device).manual_seed(2)
-    with _figure(path, 1, 1, (7.0, 7.0 * 4 / 16)) as axis:
-        _tiles(axis, model.sample(64, generator).cpu(), 16)
+    # Those drawn pixel by pixel take their time.
+    n = 16 if model.autoregressive else 64
+    with _figure(path, 1, 1, (7.0, 7.0 * (n // 16) / 16)) as axis:
+        _show(axis, model.sample(n, generator).cpu(), 16)
 
 
-def _tiles(axis: Any, images: Tensor, columns: int) -> None:
-    """Images (N, C, H, W) in rows of `columns`, dark on white where they have one channel."""
-    n, channels, height, width = images.shape
-    gap = max(1, height // 14)
-    padded = torch.nn.functional.pad(images, (0, gap, 0, gap), value=0.0 if channels == 1 else 1.0)
-    grid = padded.reshape(n // columns, columns, channels, height + gap, width + gap)
-    picture = grid.permute(0, 3, 1, 4, 2).reshape(-1, columns * (width + gap), channels)
-    picture = picture[: -gap or None, : -gap or None].clamp(0, 1)
-    shown = picture if channels == 3 else picture[..., 0]
-    axis.imshow(shown.numpy(), cmap="gray_r", vmin=0, vmax=1)
+def _show(axis: Any, images: Tensor, columns: int) -> None:
+    axis.imshow(grid(images, columns).numpy(), cmap="gray_r", vmin=0, vmax=1)
     axis.set_axis_off()
 
 
+def grid(images: Tensor, columns: int) -> Tensor:
+    """Images (N, C, H, W) in rows of `columns`, with gaps: (rows, columns) pixels, or RGB ones.
+
+    One channel gives intensities, for ink on white; two or more than three show their mean.
+    """
+    n, channels, height, width = images.shape
+    if channels not in (1, 3):
+        images, channels = images.mean(1, keepdim=True), 1
+    gap = max(1, height // 14)
+    white = 0.0 if channels == 1 else 1.0
+    padded = torch.nn.functional.pad(images.float(), (0, gap, 0, gap), value=white)
+    blank = padded.new_full((-n % columns, *padded.shape[1:]), white)
+    tiles = torch.cat([padded, blank]).unflatten(0, (-1, columns))
+    picture: Tensor = tiles.permute(0, 3, 1, 4, 2).reshape(-1, columns * (width + gap), channels)
+    picture = picture[:-gap, :-gap].clamp(0, 1)
+    return picture if channels == 3 else picture.squeeze(2)
+
+
+def save_grid(path: Path, images: Tensor, columns: int) -> None:
+    """A PNG of nothing but images (N, C, H, W), each pixel of small ones as a square of several."""
+    scale = max(1, 56 // images.shape[2])
+    large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plt.imsave(path, grid(large, columns).numpy(), cmap="gray_r", vmin=0, vmax=1)
+
+
+@torch.no_grad()
+def traversals(
+    model: Autoencoder,
+    image: Tensor,
+    folder: Path,
+    *,
+    reach: float = 3.0,
+    steps: int = 11,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """What each coordinate of the code of an image does, and the plane of codes where d = 2.
+
+    One row of images for every coordinate, which goes from -reach to reach in `steps` steps while the
+    others stay. Of a joint model one picture for every category. All coordinates have variance 1
+    under the prior.
+
+    Args:
+        model: any system.
+        image: (1, C, H, W), bytes or pixels in [0, 1].
+        folder: where traverse.png, or traverse-category-<y>.png, and manifold.png, or
+            manifold-category-<y>.png, are written.
+        reach: in units of the code.
+        steps: images in a row, >= 2.
+        progress: called with the pixels done of all, for decoders that draw pixel by pixel.
+
+    Returns:
+        The paths.
+    """
+    model.eval()
+    at = next(model.parameters())
+    d = model.latent_dim
+    start = model.encode(pixels(image).to(at))[:, :d]
+    values = torch.linspace(-reach, reach, steps, dtype=at.dtype, device=at.device)
+    rows = start.repeat(d * steps, 1)
+    rows.view(d, steps, d).diagonal(dim1=0, dim2=2).copy_(values[:, None].expand(-1, d))
+    pictures = {"traverse": rows}
+    if d == 2:
+        # z_1 to the right, z_2 upwards.
+        pictures["manifold"] = torch.cartesian_prod(values.flip(0), values).flip(1)
+    paths = []
+    for name, z in pictures.items():
+        for category in range(model.code_dim - d) or [None]:
+            codes, suffix = z, ""
+            if category is not None:
+                y = torch.nn.functional.one_hot(torch.tensor(category), model.code_dim - d).to(z)
+                codes, suffix = torch.cat([z, y.expand(len(z), -1)], 1), f"-category-{category}"
+            generator = torch.Generator(at.device).manual_seed(0)
+            parts = codes.split(_AT_ONCE)
+            images = torch.cat([model.decode(part, generator, progress) for part in parts])
+            paths.append(folder / f"{name}{suffix}.png")
+            save_grid(paths[-1], images.cpu(), steps)
+    return paths
+
+
 def training(history: list[dict[str, float]], path: Path) -> None:
-    """Reconstruction error and MMD to the prior against epochs."""
+    """Every term of the loss, and the MMD to the prior, against epochs."""
+    names = dict.fromkeys(name.partition("/")[2] for name in history[0] if "/" in name)
+    columns = 3
+    rows = -(-len(names) // columns)
     epochs = [row["epoch"] for row in history]
-    with _figure(path, 1, 2, (7.0, 2.4)) as panels:
-        for axis, term, title in zip(
-            panels,
-            ("reconstruction", "mmd"),
-            ("$\\|x - g(z)\\|^2$ per image", "MMD² to the prior"),
-            strict=True,
-        ):
+    with _figure(path, rows, columns, (7.0, 1.9 * rows)) as panels:
+        for axis, name in zip(panels.flat, names, strict=False):
             for split, color in (("train", "0.6"), ("validation", "C0")):
-                values = [row[f"{split}/{term}"] for row in history]
-                axis.plot(epochs, values, color=color, lw=1.2, label=split)
-            axis.set(title=title, xlabel="epoch")
-        panels[0].legend(frameon=False)
+                if f"{split}/{name}" in history[0]:
+                    values = [row[f"{split}/{name}"] for row in history]
+                    axis.plot(epochs, values, color=color, lw=1.2, label=split)
+            axis.set(title=name.replace("_", " "))
+        for axis in panels.flat[len(names) :]:
+            axis.set_axis_off()
+        for axis in panels.flat[max(0, len(names) - columns) : len(names)]:
+            axis.set_xlabel("epoch")
+        # The last of the names may be on one split alone.
+        shared = next((i for i, n in enumerate(names) if f"validation/{n}" in history[0]), 0)
+        panels.flat[shared].legend(frameon=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,13 @@ import torch
 import yaml  # type: ignore[import-untyped]
 
 from . import data as datasets
+from . import distributed, files, presets
 from .autoencoder import Autoencoder
-from .systems import build
-from .training import CHECKPOINT
+from .systems import build, hyperparameters, names, system
+from .training import CHECKPOINT, OPTIMIZERS, PRECISIONS, fit
 
 CONFIG = "config.yaml"
 RESULTS = "metrics.json"
-HYPERPARAMETERS = ("lam", "noise")
 
 Config = dict[str, Any]
 
@@ -37,31 +39,58 @@ def _finite(value: Any) -> bool:
 
 _TEXT = ("a string", lambda value: isinstance(value, str))
 _COUNT = ("an integer >= 1", lambda value: _whole(value) and value >= 1)
+_FLAG = ("true or false", lambda value: isinstance(value, bool))
 _POSITIVE = ("a finite number > 0", lambda value: _finite(value) and value > 0)
-_NOT_NEGATIVE = ("a finite number >= 0", lambda value: _finite(value) and value >= 0)
 _SEED = (
     f"an integer from 0 to {_LARGEST_SEED}",
     lambda value: _whole(value) and 0 <= value <= _LARGEST_SEED,
 )
+
+
+def _one_of(known: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {list(known)}", lambda value: value in known
+
+
 _REQUIRED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model": _TEXT,
     "data": _TEXT,
-    "network": _TEXT,
     "width": _POSITIVE,
     "epochs": _COUNT,
     "batch_size": _COUNT,
+    "optimizer": _one_of(OPTIMIZERS),
     "lr": _POSITIVE,
+    "lr_decay": _POSITIVE,
+    "precision": _one_of(PRECISIONS),
+    "devices": _COUNT,
     "seed": _SEED,
 }
 _OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "preset": _TEXT,
     "data_dir": _TEXT,
+    "network": _TEXT,
     "latent_dim": _COUNT,
-    "lam": _NOT_NEGATIVE,
-    "noise": _NOT_NEGATIVE,
+    "image_size": _COUNT,
+    "rotate": _FLAG,
+    "binarize": _FLAG,
+    "momentum": ("a number >= 0 and < 1", lambda value: _finite(value) and 0 <= value < 1),
+    "auxiliary_lr": _POSITIVE,
 }
+# What `training.fit` takes as it is.
+_FOR_FIT = (
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "lr_decay",
+    "momentum",
+    "auxiliary_lr",
+    "precision",
+    "devices",
+    "seed",
+)
 # What a checkpoint is read for, by this package and by Lightning.
 _IN_CHECKPOINT = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "run")
-_IN_CHECKPOINT_RUN = ("random_state", "batches", "sums", "steps", "history")
+_IN_CHECKPOINT_RUN = ("processes", "batches", "steps", "total_steps", "data_shape", "history")
 
 
 class RunError(Exception):
@@ -70,7 +99,9 @@ class RunError(Exception):
 
 def create(output: Path | None, config: Config) -> Path:
     """A new run folder with its configuration: `output`, or runs/<model>-<data>-<number>."""
-    run = output if output is not None else _free(f"{config['model']}-{config['data']}")
+    # A folder of images is named by its path.
+    data = Path(config["data"]).name
+    run = output if output is not None else _free(f"{config['model']}-{data}")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise RunError(
             f"{run} exists and is not an empty folder: give another --output, or continue that run "
@@ -88,25 +119,74 @@ def _free(stem: str) -> Path:
     return run
 
 
+def preset(name: str) -> Config:
+    """A preset as a configuration."""
+    try:
+        chosen = presets.preset(name)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    keys = ("model", "data", "network", "latent_dim", "epochs", "batch_size")
+    optimizer = chosen["optimizer"]
+    adam = optimizer["name"] == "adam"
+    return {
+        "preset": name,
+        **{key: chosen[key] for key in keys},
+        **chosen["hyperparameters"],
+        "binarize": chosen["binarise"],
+        "optimizer": optimizer["name"],
+        "lr": optimizer["lr"],
+        "lr_decay": optimizer.get("decay", 1.0),
+        "momentum": optimizer["betas"][0] if adam else optimizer["momentum"],
+    }
+
+
 def write_config(run: Path, config: Config) -> None:
     """Store a configuration, whose values are strings and numbers, for `read_config`; drop None."""
-    plain = {key: _plain(value) for key, value in config.items() if value is not None}
-    (run / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False))
+    given = {key: plain_number(value) for key, value in config.items() if value is not None}
+    files.write(run / CONFIG, yaml.safe_dump(given, sort_keys=False).encode())
 
 
-def _plain(value: Any) -> Any:
-    """A number of a subclass (those of the option parser) as one of the types YAML can hold."""
-    if isinstance(value, int):
+def plain_number(value: Any) -> Any:
+    """A number of a subclass (those of the option parser) as one of the types YAML and checkpoints can hold."""
+    if isinstance(value, int) and not isinstance(value, bool):
         return int(value)
     return float(value) if isinstance(value, float) else value
 
 
+def flag(key: str) -> str:
+    """The option of the command line for a key of a configuration."""
+    return "--" + ("lambda" if key == "lam" else key.replace("_", "-"))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...?" for a name that is nearly one of the known ones, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def check_config(config: Config, where: str = "") -> None:
-    """Raise `RunError`, starting with `where`, for a value of a wrong type or out of range."""
+    """Raise `RunError`, starting with `where`, for a value or a combination that cannot be.
+
+    The hyperparameters of the model are checked by name alone: their values are the model's to
+    refuse.
+    """
     for key, (must_be, holds) in (_REQUIRED | _OPTIONAL).items():
         value = config.get(key)
         if not holds(value) and not (key in _OPTIONAL and value is None):
             raise RunError(f"{where}{key} is {value!r}; it must be {must_be}")
+    model = config["model"]
+    if model not in names():
+        raise RunError(
+            f"{where}model is {model!r}; known systems are {names()}{nearest(model, names())}"
+        )
+    own = hyperparameters(model)
+    for key in config:
+        if key not in _REQUIRED and key not in _OPTIONAL and key not in own:
+            flags = [flag(name) for name in own]
+            raise RunError(
+                f"{where}{model} has no {flag(key)}; it has {', '.join(flags)}"
+                f"{nearest(flag(key), flags)}"
+            )
 
 
 def read_config(run: Path) -> Config:
@@ -133,6 +213,11 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"{run} has no {CHECKPOINT}: its training never got as far as saving one")
     try:
+        # torch reads past a wrong checksum.
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+        if wrong is not None:
+            raise ValueError(f"the checksum of {wrong} is wrong")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -156,18 +241,23 @@ def build_model(
     Raises:
         RunError: there is no such model.
     """
-    given = {key: config[key] for key in HYPERPARAMETERS if config.get(key) is not None}
+    given = {
+        key: config[key] for key in hyperparameters(config["model"]) if config.get(key) is not None
+    }
     try:
-        return build(
+        model = build(
             config["model"],
             data_shape=shape,
             latent_dim=config.get("latent_dim"),
-            network=config["network"],
+            network=config.get("network"),
             width=config["width"],
             **given,
         )
     except (TypeError, ValueError) as error:
         raise RunError(f"{run / CONFIG}: {error}" if run is not None else str(error)) from error
+    if model.auxiliary is None and config.get("auxiliary_lr") is not None:
+        raise RunError(f"{config['model']} has no auxiliary network, and no --auxiliary-lr")
+    return model.double() if config["precision"] == "64" else model
 
 
 def load_weights(model: Autoencoder, checkpoint: dict[str, Any], run: Path) -> None:
@@ -182,18 +272,67 @@ def load_weights(model: Autoencoder, checkpoint: dict[str, Any], run: Path) -> N
         ) from error
 
 
-def load(
-    run: Path, data_dir: str | None = None
-) -> tuple[Config, Autoencoder, datasets.ImageData, list[dict[str, float]]]:
-    """The configuration of a run, its trained model, its data and its metrics per epoch."""
+def load_model(run: Path) -> tuple[Config, Autoencoder, list[dict[str, float]]]:
+    """The configuration of a run, its trained model on the accelerator, its metrics per epoch."""
     config = read_config(run)
     checkpoint = read_checkpoint(run)
-    data = datasets.load(config["data"], data_dir or config.get("data_dir"))
-    model = build_model(config, data.shape, run)
+    model = build_model(config, tuple(checkpoint["run"]["data_shape"]), run)
     load_weights(model, checkpoint, run)
-    model.eval()
-    return config, model, data, checkpoint["run"]["history"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return config, model.to(device).eval(), checkpoint["run"]["history"]
+
+
+def load_data(
+    config: Config, data_dir: str | None = None, *, download: bool = False
+) -> datasets.ImageData:
+    """The data of a configuration, from `data_dir` if that is given."""
+    given = {key: config[key] for key in ("image_size", "rotate", "binarize") if config.get(key)}
+    if download:
+        given["download"] = True
+    return datasets.load(config["data"], data_dir or config.get("data_dir"), **given)
+
+
+def check_hardware(config: Config) -> None:
+    """Raise `RunError` for what this machine cannot train with."""
+    gpus = torch.cuda.device_count()
+    if gpus and config["devices"] > gpus:
+        raise RunError(f"--devices is {config['devices']}; the GPUs here are {gpus}")
+    if not gpus and config["precision"] == "16-mixed":
+        raise RunError("--precision 16-mixed needs a GPU; bf16-mixed runs on a CPU too")
+
+
+def complete(config: Config, model: Autoencoder) -> Config:
+    """A configuration with what was left to the defaults written down too."""
+    name = config["model"]
+    complete = config | {key: getattr(model, key) for key in hyperparameters(name)}
+    complete["latent_dim"] = model.latent_dim
+    complete["network"] = config.get("network") or system(name).network
+    return complete
+
+
+def train(
+    run: Path,
+    config: Config,
+    model: Autoencoder,
+    data: datasets.ImageData,
+    *,
+    resume: bool = False,
+) -> list[dict[str, float]]:
+    """Train the model of a complete configuration by `training.fit`; returns its metrics per epoch."""
+    settings = {key: config[key] for key in _FOR_FIT if config.get(key) is not None}
+    if config["devices"] == 1:
+        return fit(model, data, run, resume=resume, **settings)
+    distributed.launch(config["devices"], _train_in_group, run, config, resume, settings)
+    checkpoint = read_checkpoint(run)
+    load_weights(model, checkpoint, run)
+    return checkpoint["run"]["history"]  # type: ignore[no-any-return]
+
+
+def _train_in_group(run: Path, config: Config, resume: bool, settings: dict[str, Any]) -> None:
+    data = load_data(config)
+    torch.manual_seed(config["seed"])
+    fit(build_model(config, data.shape, run), data, run, resume=resume, **settings)
 
 
 def write_results(run: Path, results: dict[str, Any]) -> None:
-    (run / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    files.write(run / RESULTS, (json.dumps(results, indent=2) + "\n").encode())

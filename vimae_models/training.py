@@ -1,8 +1,9 @@
-"""Training on images held in memory: Lightning's loop, and what a run records on the way."""
+"""Training on images: Lightning's loop, and what a run records on the way."""
 
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
 import signal
@@ -16,20 +17,27 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from . import evaluation
+from . import evaluation, files
 from .autoencoder import Autoencoder
-from .data import ImageData, pixels
+from .data import ImageData, Images, pixels
 
 CHECKPOINT = "checkpoint.ckpt"
 METRICS = "metrics.csv"
 VALIDATION_IMAGES = 2000
 """The validation terms of an epoch are computed on this many images, so that they cost little."""
+SHOWN_IMAGES = 16
+SHOWN_CODES = 500
 SECONDS_BETWEEN_SAVES = 5.0
+OPTIMIZERS = ("adam", "sgd")
+PRECISIONS = ("32", "64", "bf16-mixed", "16-mixed")
 
 Row = dict[str, float]
 
@@ -39,26 +47,32 @@ class Interrupted(Exception):
 
 
 class Batches:
-    """Shuffled batches of images in memory, each epoch in an order of its own; the rest is dropped.
+    """Shuffled batches of images, each epoch in an order of its own; the rest is dropped.
 
     The order of an epoch depends on the seed and the epoch alone, and `state_dict` says which batch
-    is next: a resumed run sees what the uninterrupted one would have seen.
+    is next: a resumed run sees what the uninterrupted one would have seen. Of several processes each
+    gets its share of every batch, every `world`-th image.
 
     Args:
         images: (N, C, H, W).
-        batch_size: at most N.
+        batch_size: at most N; over all processes.
         seed: of the order.
+        rank, world: which process this is, and of how many.
 
     Raises:
         ValueError: `batch_size` larger than N.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, images: Images, batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
         if batch_size > len(images):
             raise ValueError(f"batch_size is {batch_size}, but there are {len(images)} images")
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.world = world
         self.epoch = 0
         self.next = 0
 
@@ -72,7 +86,7 @@ class Batches:
             self.next += 1
             if self.next == len(self):
                 self.epoch, self.next = self.epoch + 1, 0
-            yield pixels(self.images[batch])
+            yield pixels(self.images[batch[self.rank :: self.world]])
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "next": self.next}
@@ -84,54 +98,88 @@ class Batches:
 class Module(L.LightningModule):
     """One step of a model, and the sums of its loss terms over the epoch so far.
 
-    The sums stay on the device, so that a step never waits for it.
+    On each batch the auxiliary network, if there is one, takes its step first, then all others. The
+    sums stay on the device, so that a step never waits for it.
     """
 
-    def __init__(self, model: Autoencoder, batches: Batches, lr: float) -> None:
+    def __init__(
+        self, model: Autoencoder, batches: Batches, optimizers: list[torch.optim.Optimizer]
+    ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.model = model
         self.batches = batches
-        self.lr = lr
+        self.chosen = optimizers
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
+        self.total_steps = 0
         self.history: list[Row] = []
         self.random_state: dict[str, Any] | None = None
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        terms: dict[str, Tensor] = self.model(batch)
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        if self.model.auxiliary is None:
+            terms = self._descend(self.model(batch), self.optimizers())
+        else:
+            main, auxiliary = self.optimizers()  # type: ignore[misc, attr-defined]
+            terms = self._descend(self.model.auxiliary_loss(batch), auxiliary)
+            terms = {f"auxiliary_{name}": value for name, value in terms.items()}
+            terms |= self._descend(self.model(batch), main)
         for name, value in terms.items():
             value = value.detach()
             self.sums[name] = self.sums[name] + value if self.steps else value
         self.steps += 1
-        return terms["loss"]
+        self.total_steps += 1
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        # VIMAE (ICLR version), appendix: Adam with beta_1 = 0.5.
-        return torch.optim.Adam(self.model.parameters(), self.lr, betas=(0.5, 0.999), fused=True)
+    def _descend(self, terms: dict[str, Tensor], optimizer: Any) -> dict[str, Tensor]:
+        optimizer.zero_grad()
+        self.manual_backward(terms["loss"])
+        optimizer.step()
+        return terms
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return self.chosen
+
+    def decay(self, factor: float) -> None:
+        """Multiply the learning rates; they are part of the states of the optimisers."""
+        for optimizer in self.chosen:
+            for group in optimizer.param_groups:
+                group["lr"] *= factor
 
     def means(self) -> Row:
-        """The mean of every term over the steps since the last call."""
-        means = {name: float(value) / self.steps for name, value in self.sums.items()}
+        """The mean of every term over the steps since the last call, and over all processes."""
+        values = torch.stack([value.double() for value in self.sums.values()]) / self.steps
+        values = self.trainer.strategy.reduce(values, reduce_op="mean")
+        means = dict(zip(self.sums, values.tolist(), strict=True))
         self.sums, self.steps = {}, 0
         return means
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        own = {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all(),
+            "sums": {name: value.cpu() for name, value in self.sums.items()},
+        }
+        processes = [own] * self.trainer.world_size
+        if len(processes) > 1:
+            torch.distributed.all_gather_object(processes, own)
         checkpoint["run"] = {
-            "random_state": state,
+            "processes": processes,
             # Lightning keeps the state of a loader too, but does not restore it at the end of an
             # epoch.
             "batches": self.batches.state_dict(),
-            "sums": self.sums,
             "steps": self.steps,
+            "total_steps": self.total_steps,
+            "data_shape": list(self.model.data_shape),
             "history": self.history,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
-        self.sums = {name: value.to(self.device) for name, value in run["sums"].items()}
-        self.steps, self.history = run["steps"], run["history"]
-        self.random_state = run["random_state"]
+        own = run["processes"][self.trainer.global_rank]
+        self.sums = {name: value.to(self.device) for name, value in own["sums"].items()}
+        self.steps, self.total_steps = run["steps"], run["total_steps"]
+        self.history = run["history"]
+        self.random_state = own
         self.batches.load_state_dict(run["batches"])
 
     def on_train_start(self) -> None:
@@ -141,12 +189,30 @@ class Module(L.LightningModule):
                 torch.cuda.set_rng_state_all([state.cpu() for state in self.random_state["cuda"]])
 
 
-class Recorder(L.Callback):
-    """Progress on the console; metrics, TensorBoard events and the checkpoint in the run folder."""
+class _CheckpointFile(TorchCheckpointIO):
+    """Writes a checkpoint so that the one before it is lost only when the new one is whole."""
 
-    def __init__(self, run: Path, validation: Tensor, total_steps: int, console: Console) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        files.write(Path(path), buffer.getbuffer())
+
+
+class Recorder(L.Callback):
+    """Progress on the console; metrics, TensorBoard events and the checkpoint in the run folder.
+
+    All processes take part in the checkpoint; the first writes it and everything else.
+    """
+
+    def __init__(
+        self, run: Path, data: ImageData, device: torch.device, lr_decay: float, console: Console
+    ) -> None:
         self.run = run
-        self.validation = validation
+        self.validation = data.validation.images[:VALIDATION_IMAGES].to(device)
+        self.labels = data.validation.labels[:SHOWN_CODES]
+        self.lr_decay = lr_decay
         self.console = console
         self.interrupted = False
         self.progress = Progress(
@@ -159,7 +225,8 @@ class Recorder(L.Callback):
             refresh_per_second=4,
             disable=not console.is_terminal,
         )
-        self.task = self.progress.add_task("training", total=total_steps, terms="")
+        self.task = self.progress.add_task("training", terms="")
+        self.writer: SummaryWriter | None = None
         self.saved = self.printed = time.monotonic()
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
@@ -167,47 +234,65 @@ class Recorder(L.Callback):
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    def interrupt_together(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler of one of several processes: their parent sees to a second Ctrl-C."""
+        self.interrupted = True
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        step = trainer.global_step
-        self.writer = SummaryWriter(self.run / "tensorboard", purge_step=step + 1)
-        self.progress.update(self.task, completed=step)
-        self.progress.start()
+        assert isinstance(pl_module, Module) and trainer.max_epochs is not None
+        if trainer.is_global_zero:
+            step = pl_module.total_steps
+            self.writer = SummaryWriter(self.run / "tensorboard", purge_step=step + 1)
+            total = trainer.max_epochs * len(pl_module.batches)
+            self.progress.update(self.task, total=total, completed=step)
+            self.progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self.progress.advance(self.task)
         # After the last batch the epoch is closed first, so that it gets its row.
-        if self.interrupted and not trainer.is_last_batch:
+        if self._stop(trainer) and not trainer.is_last_batch:
             self.save(trainer, pl_module)
             raise Interrupted
 
+    def _stop(self, trainer: L.Trainer) -> bool:
+        """Whether any process was interrupted: all must stop after the same step."""
+        return trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Module)
+        epoch = trainer.current_epoch + 1
         means = pl_module.means()
-        if not math.isfinite(means["loss"]):
+        if not all(math.isfinite(value) for value in means.values()):
             raise FloatingPointError(
-                f"the loss was not finite in epoch {trainer.current_epoch + 1}; try a smaller "
-                "learning rate"
+                f"the loss was not finite in epoch {epoch}; try a smaller learning rate"
             )
-        row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
-        row |= {f"train/{name}": value for name, value in means.items()}
-        checked = evaluation.summary(pl_module.model, self.validation)
-        row |= {f"validation/{name}": value for name, value in checked.items()}
-        pl_module.history.append(row)
-        for name, value in row.items():
-            if "/" in name:
-                self.writer.add_scalar(name, value, trainer.global_step)
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        self._show(row, last)
-        stop = self.interrupted and not last
-        if last or stop or time.monotonic() - self.saved > SECONDS_BETWEEN_SAVES:
+        pl_module.decay(self.lr_decay)
+        last = epoch == trainer.max_epochs
+        if trainer.is_global_zero:
+            self._record(pl_module, epoch, means, last)
+        stop = self._stop(trainer) and not last
+        due = time.monotonic() - self.saved > SECONDS_BETWEEN_SAVES
+        if last or stop or trainer.strategy.broadcast(due):
             self.save(trainer, pl_module)
         if stop:
             raise Interrupted
 
-    def _show(self, row: Row, last: bool) -> None:
+    def _record(self, module: Module, epoch: int, means: Row, last: bool) -> None:
+        """Metrics and pictures; with generators of their own, so that training is as without."""
+        assert self.writer is not None
+        row: Row = {"epoch": epoch, "step": module.total_steps}
+        row |= {f"train/{name}": value for name, value in means.items()}
+        checked = evaluation.summary(module.model, self.validation)
+        row |= {f"validation/{name}": value for name, value in checked.items()}
+        module.history.append(row)
+        for name, value in row.items():
+            if "/" in name:
+                self.writer.add_scalar(name, value, module.total_steps)
+        # After epochs 1, 2, 4, 8, ...
+        if last or epoch & (epoch - 1) == 0:
+            self._picture(module)
         terms = (
-            f"epoch {row['epoch']}  reconstruction {row['train/reconstruction']:.2f}  "
-            f"MMD to prior {row['validation/mmd']:.5f}"
+            f"epoch {epoch}  loss {row['train/loss']:.2f}  MMD to prior {row['validation/mmd']:.5f}"
         )
         self.progress.update(self.task, terms=terms)
         # Where no bar can be drawn, a line now and then.
@@ -215,21 +300,75 @@ class Recorder(L.Callback):
             self.printed = time.monotonic()
             self.console.print(terms)
 
+    @torch.no_grad()
+    def _picture(self, module: Module) -> None:
+        """Reconstructions, samples and codes for TensorBoard."""
+        assert self.writer is not None
+        model, step = module.model, module.total_steps
+        codes = evaluation.codes(model, self.validation[:SHOWN_CODES])
+        self.writer.add_embedding(
+            codes.float(), [str(int(label)) for label in self.labels], tag="codes", global_step=step
+        )
+        if model.autoregressive:  # minutes, pixel by pixel
+            return
+        model.eval()
+        x = pixels(self.validation[:SHOWN_IMAGES]).to(next(model.parameters()))
+        generator = torch.Generator(x.device).manual_seed(0)
+        pairs = torch.stack([x, model.reconstruct(x)], 1).flatten(0, 1)
+        self.writer.add_images("reconstructions", pairs.float(), step)
+        samples = model.sample(SHOWN_IMAGES, generator)
+        self.writer.add_images("samples", samples.float(), step)
+        model.train()
+
     def save(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Write the checkpoint and the metrics of all epochs up to it."""
         assert isinstance(module, Module)
         trainer.save_checkpoint(self.run / CHECKPOINT)
-        if module.history:
-            with open(self.run / METRICS, "w", newline="") as file:
-                writer = csv.DictWriter(file, list(module.history[0]))
-                writer.writeheader()
-                writer.writerows(module.history)
+        if trainer.is_global_zero and module.history:
+            table = io.StringIO(newline="")
+            writer = csv.DictWriter(table, list(module.history[0]))
+            writer.writeheader()
+            writer.writerows(module.history)
+            files.write(self.run / METRICS, table.getvalue().encode())
         self.saved = time.monotonic()
 
     def close(self) -> None:
         self.progress.stop()
-        if hasattr(self, "writer"):
+        if self.writer is not None:
             self.writer.close()
+
+
+def optimizers(
+    model: Autoencoder,
+    name: str = "adam",
+    *,
+    lr: float,
+    momentum: float | None = None,
+    auxiliary_lr: float | None = None,
+) -> list[torch.optim.Optimizer]:
+    """The optimiser of a model, and, where it has an auxiliary network, that of it.
+
+    Args:
+        model: any system.
+        name: "adam" or "sgd".
+        lr: learning rate.
+        momentum: that of SGD, None is 0.9; beta_1 of Adam, None is 0.5. beta_2 is 0.999.
+        auxiliary_lr: learning rate of the auxiliary network; None is `lr`.
+
+    Source: VIMAE (ICLR version), appendix (Adam); IMAE, app. G (SGD).
+    """
+
+    def one(parameters: Iterator[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        if name == "sgd":
+            first = 0.9 if momentum is None else momentum
+            return torch.optim.SGD(parameters, lr, momentum=first, fused=True)
+        first = 0.5 if momentum is None else momentum
+        return torch.optim.Adam(parameters, lr, betas=(first, 0.999), fused=True)
+
+    chosen = [one(model.main_parameters(), lr)]
+    if model.auxiliary is not None:
+        chosen.append(one(model.auxiliary.parameters(), auxiliary_lr or lr))
+    return chosen
 
 
 def fit(
@@ -241,10 +380,16 @@ def fit(
     batch_size: int,
     lr: float,
     seed: int,
+    optimizer: str = "adam",
+    momentum: float | None = None,
+    lr_decay: float = 1.0,
+    auxiliary_lr: float | None = None,
+    precision: str = "32",
+    devices: int = 1,
     resume: bool = False,
     console: Console | None = None,
 ) -> list[Row]:
-    """Train `model` on `data.train` with Adam, recording into the folder `run`.
+    """Train `model` on `data.train`, recording into the folder `run`.
 
     Ctrl-C lets the running step finish, writes the checkpoint and raises `Interrupted`. A run
     resumed from any checkpoint continues bit for bit as the uninterrupted one on the same machine
@@ -255,20 +400,26 @@ def fit(
         data: the data set.
         run: folder for checkpoint, metrics and TensorBoard events.
         epochs: total number of epochs, those before a resumption included.
-        batch_size: images per step, at most as many as there are.
-        lr: learning rate.
+        batch_size: images per step over all processes, at most as many as there are.
+        lr, optimizer, momentum, auxiliary_lr: as in `optimizers`.
+        lr_decay: factor on the learning rates after every epoch.
         seed: of the order of the batches; the noise and the prior come from torch's generator.
+        precision: one of `PRECISIONS`; "64" leaves the model in float64.
+        devices: number of processes; with more than one this is called in each of them, by
+            `distributed.launch`, on equal models.
         resume: start from the checkpoint in `run`.
         console: where progress goes; None is standard error.
 
     Returns:
-        One row per epoch: "epoch", "step", "train/<term>" (mean over the epoch) and
-        "validation/<metric>" (on the first 2000 validation images).
+        One row per epoch: "epoch", "step", "train/<term>" (mean over the epoch; the terms of the
+        auxiliary loss as "train/auxiliary_<term>") and "validation/<metric>" (on the first 2000
+        validation images). Of several processes only the first has them.
 
     Raises:
         Interrupted: Ctrl-C.
         ValueError: `batch_size` larger than the training set.
         FloatingPointError: the loss became NaN or infinite.
+        OSError: the folder cannot be written; the checkpoint before is whole.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     console = console if console is not None else Console(stderr=True)
@@ -277,22 +428,35 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning.*")
         trainer = L.Trainer(
             accelerator="auto",
-            devices=1,
+            devices=devices,
+            # Of two optimisers each leaves the parameters of the other without a gradient.
+            strategy=DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto",
+            precision=precision,  # type: ignore[arg-type]
+            plugins=[_CheckpointFile(), LightningEnvironment()],
             max_epochs=epochs,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        if precision == "64":
+            # Lightning would do it after it has read the checkpoint into float32.
+            model.double()
         device = trainer.strategy.root_device
-        batches = Batches(data.train.images.to(device), batch_size, seed)
-        validation = data.validation.images[:VALIDATION_IMAGES].to(device)
-        recorder = Recorder(run, validation, epochs * len(batches), console)
+        rank = trainer.global_rank
+        batches = Batches(data.train.images.to(device), batch_size, seed, rank, devices)
+        chosen = optimizers(model, optimizer, lr=lr, momentum=momentum, auxiliary_lr=auxiliary_lr)
+        module = Module(model, batches, chosen)
+        if rank > 0:
+            console = Console(quiet=True)
+            # The noise of every process is its own.
+            torch.manual_seed(seed + 1_000_003 * rank)
+        recorder = Recorder(run, data, device, lr_decay, console)
         trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
-        module = Module(model, batches, lr)
         # Only the main thread may set, and will get, the signal.
         main = threading.current_thread() is threading.main_thread()
-        previous = signal.signal(signal.SIGINT, recorder.interrupt) if main else None
+        handler = recorder.interrupt if devices == 1 else recorder.interrupt_together
+        previous = signal.signal(signal.SIGINT, handler) if main else None
         try:
             checkpoint = str(run / CHECKPOINT) if resume else None
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)

@@ -51,6 +51,7 @@ def test_reads_idx_files_wherever_they_are_usually_put(tmp_path, where, gzipped)
     assert loaded.train.images[:, 0, 2, 3].tolist() == list(range(50))
     assert loaded.validation.images[:, 0, 0, 0].tolist() == list(range(50, 60))
     assert loaded.test.labels.tolist() == list(range(10))
+    assert loaded.partial.startswith("partial: 60 of 60,000 training images, 10 of 10,000")
 
 
 def test_environment_variable_stands_for_data_dir(tmp_path, monkeypatch):
@@ -174,5 +175,6 @@ def test_official_files(name, mean):
         10_000,
         10_000,
     ]
+    assert loaded.partial == ""
     every = torch.cat([loaded.train.images, loaded.validation.images])
     assert every.double().mean().item() / 255 == pytest.approx(mean, abs=1e-6)

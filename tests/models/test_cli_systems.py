@@ -1,0 +1,215 @@
+"""Every system through the command line, on few real images."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from vimae_models import build, cli, evaluation, figures, names, presets, runs
+from vimae_models import data as datasets
+
+LOAD = datasets.load
+JOINT = {"vmi-joint-vae", "imae", "hybrid-beta-vae", "hybrid-infovae", "joint-vae"}
+
+
+def vimae(*arguments):
+    return cli.run([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Some digits: MNIST if there is a folder for it, else those of scikit-learn."""
+    if "VIMAE_DATA" not in os.environ:
+        return datasets.load("digits")
+    mnist = datasets.load("mnist")
+    cut = {
+        part: datasets.Split(split.images[:n], split.labels[:n])
+        for part, split, n in (
+            ("train", mnist.train, 1200),
+            ("validation", mnist.validation, 200),
+            ("test", mnist.test, 200),
+        )
+    }
+    return datasets.ImageData("mnist", **cut)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch, images):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load", lambda name, *_, **__: images)
+
+
+@pytest.mark.parametrize("name", names())
+def test_train_sample_traverse(name, images):
+    train = ["train", "--model", name, "--width", 0.1, "--latent-dim", 2, "--epochs", 3]
+    assert vimae(*train, "--output", "run") == 0
+    with open("run/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
+
+    assert vimae("sample", "run", "-n", 5) == 0
+    first = np.load("run/samples.npy")
+    assert first.shape == (5, *images.shape) and first.dtype == np.float32
+    assert first.min() >= 0 and first.max() <= 1
+    assert vimae("sample", "run", "-n", 5, "--output", "again") == 0
+    assert np.array_equal(first, np.load("again.npy"))
+    assert vimae("sample", "run", "-n", 5, "--output", "other", "--seed", 1) == 0
+    assert not np.array_equal(first, np.load("other.npy"))
+    assert Path("other.png").read_bytes()[:4] == b"\x89PNG"
+
+    assert vimae("traverse", "run", "--steps", 3, "--output", "traversals") == 0
+    ends = [f"-category-{k}" for k in range(10)] if name in JOINT else [""]
+    expected = {f"{kind}{end}.png" for kind in ("traverse", "manifold") for end in ends}
+    assert {path.name for path in Path("traversals").iterdir()} == expected
+
+    results = json.loads(Path("run/metrics.json").read_text())
+    assert ("categories" in results["test"]) == (name in JOINT)
+
+
+def test_a_decoder_that_draws_pixel_by_pixel(monkeypatch):
+    monkeypatch.setattr(datasets, "load", LOAD)
+    small = ["--network", "pixelcnn", "--width", 0.05, "--epochs", 1, "--batch-size", 400]
+    assert vimae("train", "--model", "vae", *small, "--output", "run") == 0
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["likelihood"] == "bernoulli" and config["latent_dim"] == 10
+    assert vimae("sample", "run", "-n", 2) == 0
+    assert set(np.unique(np.load("run/samples.npy"))) == {0, 1}
+
+
+@pytest.mark.parametrize("name, code", [("ae", "z"), ("imae", "y")])
+def test_bound_on_the_information_of_a_fixed_model(name, code, capsys):
+    quick = ["--width", 0.1, "--epochs", 4, "--lr", 0.01, "--output", "run"]
+    assert vimae("train", "--model", name, *quick) == 0
+    trained = json.loads(Path("run/metrics.json").read_text())
+    weights = Path("run/checkpoint.ckpt").read_bytes()
+    bounds = []
+    for steps in (1, 150):
+        assert vimae("evaluate", "run", "--mi-bound", "--mi-steps", steps) == 0
+        evaluated = json.loads(Path("run/metrics.json").read_text())
+        result = evaluated["test"].pop("information_bound")
+        assert evaluated == trained
+        assert result["of"] == code and result["steps"] == steps
+        bounds.append(result["nats"])
+    assert f"lower bound on I({code}; x), nats" in capsys.readouterr().out
+    # Trained longer it is tighter.
+    assert bounds[0] < bounds[1]
+    assert Path("run/checkpoint.ckpt").read_bytes() == weights
+
+
+def test_no_bound_where_there_is_none(capsys):
+    assert vimae("train", "--width", 0.05, "--epochs", 1, "--output", "run") == 0
+    assert vimae("evaluate", "run", "--mi-bound") == 1
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed.startswith("vimae evaluate: error: --mi-bound: ") and "VIMAE" in printed
+    assert vimae("evaluate", "run", "--informative", 2) == 1
+    assert "an option of --mi-bound" in capsys.readouterr().err
+
+
+SHAPES = {
+    "mnist": (1, 28, 28),
+    "fashion_mnist": (1, 28, 28),
+    "omniglot": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "celeba": (3, 64, 64),
+    "dsprites": (1, 64, 64),
+}
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_is_a_configuration(name):
+    options = cli._parser().parse_args(["train", "--preset", name])["train"]
+    config = cli._config({"preset": options.preset})
+    runs.check_config(config)
+    assert name.startswith(f"{config['model']}/{config['data']}")
+    with torch.device("meta"):
+        model = runs.build_model(config | {"width": 0.02}, SHAPES[config["data"]])
+    assert model.latent_dim == config["latent_dim"]
+
+
+def test_options_beside_a_preset_win():
+    options = ["--data", "digits", "--epochs", 1, "--width", 0.02, "--lambda", 3]
+    assert vimae("train", "--preset", "vimae-n/mnist", *options, "--output", "run") == 0
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    expected = {"preset": "vimae-n/mnist", "network": "dcgan", "latent_dim": 8, "momentum": 0.5}
+    assert expected.items() <= config.items()
+    assert (config["data"], config["epochs"], config["lam"]) == ("digits", 1, 3.0)
+    # The file of the run has everything; an option after it wins over it.
+    again = ["--config", "run/config.yaml", "--lambda", 4, "--output", "again"]
+    assert vimae("train", *again) == 0
+    assert yaml.safe_load(Path("again/config.yaml").read_text()) == config | {"lam": 4.0}
+
+
+class Fixed(torch.nn.Module):
+    """A joint model whose probabilities are given, in the order of the images."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = torch.nn.Parameter(p)
+
+    def classify(self, x):
+        return self.p
+
+
+def test_categories_are_matched_to_classes():
+    labels = torch.tensor([3, 3, 3, 5, 5, 7, 7, 9])
+    split = datasets.Split(torch.zeros(8, 1, 2, 2), labels)
+    one_hot = torch.nn.functional.one_hot(torch.tensor([1, 1, 2, 0, 0, 2, 2, 1]), 3).double()
+    found = evaluation.categories(Fixed(one_hot), split)
+    # Categories 1, 0, 2 to classes 3, 5, 7: 2 + 2 + 2 of 8; class 9 is left without one.
+    assert found["accuracy"] == 6 / 8
+    assert found["kl"] == pytest.approx(np.log(3))
+    counts = np.array([2, 3, 3]) / 8
+    assert found["entropy"] == pytest.approx(-(counts * np.log(counts)).sum())
+    assert found["information"] == pytest.approx(found["entropy"])
+    # A category that takes everything is matched to the largest class alone.
+    found = evaluation.categories(Fixed(torch.full((8, 3), 1 / 3, dtype=torch.float64)), split)
+    assert found["accuracy"] == 3 / 8
+    assert found["kl"] == pytest.approx(0) and found["information"] == pytest.approx(0)
+
+
+def test_traversal_changes_one_coordinate_at_a_time(tmp_path, monkeypatch):
+    model = build("imae", data_shape=(1, 8, 8), latent_dim=3, categories=2, width=0.05)
+    seen = []
+    monkeypatch.setattr(
+        model, "decode", lambda z, *_: seen.append(z) or torch.zeros(len(z), 1, 8, 8)
+    )
+    image = torch.rand(1, 1, 8, 8)
+    paths = figures.traversals(model, image, tmp_path, reach=2.0, steps=5)
+    assert [path.name for path in paths] == [f"traverse-category-{k}.png" for k in (0, 1)]
+    start = model.encode(image)[0, :3]
+    for category, codes in enumerate(seen):
+        assert torch.equal(codes[:, 3:], torch.eye(2)[category].expand(15, 2))
+        for row in range(15):
+            coordinate, step = divmod(row, 5)
+            expected = start.clone()
+            expected[coordinate] = step - 2.0
+            assert torch.allclose(codes[row, :3], expected)
+
+
+def test_the_plane_of_codes_has_z1_to_the_right_and_z2_upwards(tmp_path, monkeypatch):
+    model = build("vae", data_shape=(1, 8, 8), width=0.05)
+    seen = []
+    monkeypatch.setattr(
+        model, "decode", lambda z, *_: seen.append(z) or torch.zeros(len(z), 1, 8, 8)
+    )
+    figures.traversals(model, torch.rand(1, 1, 8, 8), tmp_path, reach=1.0, steps=3)
+    plane = seen[1].view(3, 3, 2)
+    assert torch.equal(plane[..., 0], torch.tensor([-1.0, 0, 1]).expand(3, 3))
+    assert torch.equal(plane[..., 1], torch.tensor([1.0, 0, -1])[:, None].expand(3, 3))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_puts_images_in_rows(channels):
+    images = torch.rand(5, channels, 4, 6)
+    picture = figures.grid(images, 3).reshape(2 * 4 + 1, 3 * 6 + 2, channels)
+    for i, image in enumerate(images):
+        row, column = divmod(i, 3)
+        shown = picture[5 * row : 5 * row + 4, 7 * column : 7 * column + 6]
+        assert torch.equal(shown, image.permute(1, 2, 0))
+    blank = 0.0 if channels == 1 else 1.0
+    assert (picture[5:, 14:] == blank).all() and (picture[4] == blank).all()

@@ -1,0 +1,99 @@
+"""MNIST and Fashion-MNIST: IDX files, gzipped or not."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import DataError, ImageData, Source, Split
+
+_PARTS = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+FILES = [f"{file}.gz" for part in _PARTS.values() for file in part]
+
+
+def load(source: Source) -> ImageData:
+    """The last sixth of the training file validates: 50k / 10k of the 60k."""
+    (images, labels), (test_images, test_labels) = (
+        _part(source, *files) for files in _PARTS.values()
+    )
+    path, test_path = (_find(source, image_file) for image_file, _ in _PARTS.values())
+    kept = len(labels) - len(labels) // 6
+    # The MMD takes two.
+    for file, n, least in ((path, len(labels), 12), (test_path, len(test_labels), 2)):
+        if n < least:
+            raise DataError(
+                f"{source.name}: {file} has too few images, {n}; it must have {least} or more"
+            )
+    if images.shape[1:] != test_images.shape[1:]:
+        (height, width), (test_height, test_width) = images.shape[2:], test_images.shape[2:]
+        raise DataError(
+            f"{source.name}: the images of {test_path} are {test_height} x {test_width}, those of "
+            f"{path} {height} x {width}; they must be of one size"
+        )
+    partial = ""
+    if len(labels) < 60_000 or len(test_labels) < 10_000:
+        partial = (
+            f"partial: {len(labels):,} of 60,000 training images, {len(test_labels):,} of 10,000 "
+            "test images"
+        )
+    return ImageData(
+        source.name,
+        Split(images[:kept], labels[:kept]),
+        Split(images[kept:], labels[kept:]),
+        Split(test_images, test_labels),
+        partial,
+    )
+
+
+def _part(source: Source, image_file: str, label_file: str) -> tuple[Tensor, Tensor]:
+    image_path, label_path = _find(source, image_file), _find(source, label_file)
+    images = _read(source, image_path, dims=3)
+    labels = _read(source, label_path, dims=1)
+    if len(images) != len(labels):
+        raise source.damaged(
+            label_path,
+            f"it has {len(labels)} labels for the {len(images)} images of {image_path}",
+        )
+    return images.unsqueeze(1), labels.long()
+
+
+def _find(source: Source, file: str) -> Path:
+    return source.find(f"{file}.gz", file)
+
+
+def _read(source: Source, path: Path, dims: int) -> Tensor:
+    """The entries of an IDX file: a magic number, `dims` big-endian sizes, one byte per entry."""
+    raw = read_gzip(source, path)
+    start = 4 * (1 + dims)
+    if len(raw) < start:
+        raise source.damaged(path, f"it has {len(raw)} bytes, less than an IDX header")
+    magic, *sizes = (int(word) for word in np.frombuffer(raw, ">u4", 1 + dims))
+    if magic != 0x800 + dims:
+        raise source.damaged(path, f"its magic number is {magic}, not {0x800 + dims}")
+    if len(raw) - start != math.prod(sizes):
+        raise source.damaged(
+            path,
+            f"its header says {' x '.join(map(str, sizes))} entries but {len(raw) - start} follow",
+        )
+    # frombuffer would share read-only memory with `raw`.
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(sizes).copy())
+
+
+def read_gzip(source: Source, path: Path) -> bytes:
+    """The bytes of a file, unpacked if its name ends in .gz."""
+    raw = source.read(path)
+    if path.suffix != ".gz":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise source.damaged(path, f"it is not a whole gzip file ({error})") from error

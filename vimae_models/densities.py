@@ -1,0 +1,75 @@
+"""Densities, divergences and entropies of single distributions, in nats.
+
+What is summed over pairs of a batch is in `vimae_kernels`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+import vimae_kernels as vk
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def draw_normal(mean: Tensor, log_var: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """mean + exp(log_var / 2) eps with eps ~ N(0, I): the reparameterisation trick.
+
+    Source: Kingma and Welling, Auto-Encoding Variational Bayes (2013), sec. 2.4.
+    """
+    eps = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+    return mean + (0.5 * log_var).exp() * eps
+
+
+def normal_log_density(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """log N(z; mean, diag exp(log_var)), summed over the last dimension: (..., d) -> (...)."""
+    return -0.5 * (_LOG_2PI + log_var + (z - mean).square() * (-log_var).exp()).sum(-1)
+
+
+def normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_var)) || N(0, 1)) of every coordinate: (..., d) -> (..., d).
+
+    (mean^2 + var - 1 - log var) / 2; the sum over the last dimension is the rate of a posterior.
+    """
+    return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
+
+
+def normal_cross_entropy(mean: Tensor, log_var: Tensor, scale: float = 1.0) -> Tensor:
+    """-E log N(z; 0, scale^2) over z ~ N(mean, exp(log_var)), of every coordinate: (..., d)."""
+    second_moment = mean.square() + log_var.exp()
+    return 0.5 * (_LOG_2PI + 2 * math.log(scale) + second_moment / scale**2)
+
+
+def prior_log_density(z: Tensor, prior: str) -> Tensor:
+    """log p(z) of independent coordinates of mean 0 and variance 1: (..., d) -> (...).
+
+    Args:
+        z: codes.
+        prior: "normal" or "logistic".
+    """
+    if prior == "normal":
+        zero = torch.zeros_like(z)
+        return normal_log_density(z, zero, zero)
+    zero = torch.zeros((), dtype=z.dtype, device=z.device)
+    logistic = vk.Logistic(zero, math.sqrt(3) / math.pi, validate_args=False)
+    return logistic.log_prob(z).sum(-1)
+
+
+def categorical_entropy(log_p: Tensor) -> Tensor:
+    """-sum_k p_k log p_k of log probabilities (..., K) -> (...), with 0 log 0 = 0."""
+    p = log_p.exp()
+    return -torch.where(p > 0, p * log_p, torch.zeros_like(p)).sum(-1)
+
+
+def uniform_kl(log_p: Tensor) -> Tensor:
+    """KL(p || uniform) = log K - H(p) of log probabilities (..., K) -> (...)."""
+    return math.log(log_p.shape[-1]) - categorical_entropy(log_p)
+
+
+def mean_log_probability(log_p: Tensor) -> Tensor:
+    """Log of the mean over the batch of the probabilities: (B, K) -> (K,)."""
+    tiny = torch.finfo(log_p.dtype).tiny
+    return log_p.exp().mean(0).clamp_min(tiny).log()
