@@ -25,7 +25,7 @@ def launch(devices: int, function: Callable[..., object], *arguments: Any) -> No
         function: of a module; it and its arguments can be pickled.
 
     Raises:
-        What the first process to fail raised, after the others were ended; RuntimeError if one died
+        What the first process to fail raised, after the others were ended; ChildProcessError if one died
         without raising.
     """
     # Forked by a server that has imported what takes long to import, and run none of it.
@@ -72,7 +72,7 @@ def launch(devices: int, function: Callable[..., object], *arguments: Any) -> No
             raise failures.get()
         for process in processes:
             if process.exitcode:
-                raise RuntimeError(f"a training process ended with status {process.exitcode}")
+                raise ChildProcessError(f"a training process ended with status {process.exitcode}")
     finally:
         for process in processes:
             process.terminate()
