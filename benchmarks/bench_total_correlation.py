@@ -190,8 +190,8 @@ def main() -> None:
         times, error = compare(case, args.seconds)
         ours = times["vimae_kernels"]
         best = min((name for name in times if name != "vimae_kernels"), key=times.__getitem__)
-        # Of every coordinate of every pair, and of every pair, once forward and once backward.
-        exponentials = 2 * case.B * case.B * (case.d + 1) / (ours * 1e6)
+        # Of every coordinate of every pair, and of every pair: value and gradients share them.
+        exponentials = case.B * case.B * (case.d + 1) / (ours * 1e6)
         cells = [f"{times[name]:.3g}" if name in times else "" for name in names]
         lines.append(
             f"| {case} | {' | '.join(cells)} | **{times[best] / ours:.1f}** ({best}) | {exponentials:.1f} | "

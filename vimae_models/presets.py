@@ -6,7 +6,8 @@ A preset is a plain dict:
     epochs, batch_size                                  of the training
     optimizer    {"name": "adam", "lr", "betas"}, or {"name": "sgd", "lr", "momentum", "decay"}, with
                  the learning rate multiplied by "decay" after every epoch
-    binarise     whether every pixel x is to be 1 with probability x, drawn anew for every batch
+    binarize     whether every pixel x is to be 1 with probability x, drawn anew for every batch
+    rotate       whether all images are also there turned by 90, 180 and 270 degrees
     seeds        how many runs the paper averages
     unprinted    the entries that the paper does not print, which are our choice
 """
@@ -47,7 +48,8 @@ def _preset(
     *,
     epochs: int,
     batch_size: int = 100,
-    binarise: bool = False,
+    binarize: bool = False,
+    rotate: bool = False,
     seeds: int = 1,
     **hyperparameters: Any,
 ) -> Preset:
@@ -60,7 +62,8 @@ def _preset(
         "epochs": epochs,
         "batch_size": batch_size,
         "optimizer": optimizer,
-        "binarise": binarise,
+        "binarize": binarize,
+        "rotate": rotate,
         "seeds": seeds,
         "unprinted": unprinted,
     }
@@ -83,7 +86,15 @@ def _vimae() -> dict[str, Preset]:
         }
         for model, values in systems.items():
             table[f"{model}/{data}"] = _preset(
-                model, data, network, latent_dim, adam, (), epochs=epochs, **values
+                model,
+                data,
+                network,
+                latent_dim,
+                adam,
+                (),
+                epochs=epochs,
+                rotate=data == "omniglot",
+                **values,
             )
     # Named in the text (eq. 4 of either version), without an experiment.
     missing: tuple[str, ...] = ("hyperparameters",)
@@ -111,7 +122,7 @@ def _infovae() -> dict[str, Preset]:
     for model in ("ae", "vae", "aae", "stein-vae", "mmd-vae"):
         for variant, latent_dim in (("pixelcnn", 10), ("nll", 5)):
             table[f"{model}/mnist-{variant}"] = _preset(
-                model, "mnist", "pixelcnn", latent_dim, adam, missing, epochs=50, binarise=True
+                model, "mnist", "pixelcnn", latent_dim, adam, missing, epochs=50, binarize=True
             )
         table[f"{model}/cifar10-pixelcnn"] = _preset(
             model, "cifar10", "pixelcnn++", 10, adam, missing, epochs=50

@@ -125,14 +125,13 @@ def preset(name: str) -> Config:
         chosen = presets.preset(name)
     except ValueError as error:
         raise RunError(str(error)) from error
-    keys = ("model", "data", "network", "latent_dim", "epochs", "batch_size")
+    keys = "model", "data", "network", "latent_dim", "epochs", "batch_size", "binarize", "rotate"
     optimizer = chosen["optimizer"]
     adam = optimizer["name"] == "adam"
     return {
         "preset": name,
         **{key: chosen[key] for key in keys},
         **chosen["hyperparameters"],
-        "binarize": chosen["binarise"],
         "optimizer": optimizer["name"],
         "lr": optimizer["lr"],
         "lr_decay": optimizer.get("decay", 1.0),
