@@ -7,7 +7,8 @@ them holds R x C pairs in registers, and R + C loads serve R * C differences. R 
 the threads: then Triton loads a coordinate where it is used, and not by way of shared memory.
 
 Points come in quads of coordinates (see `quads`): a tile's points lie side by side, and the coordinates of a quad one
-load apart.
+load apart. They are padded so that no tile reaches beyond, for then a thread has one address for its points of a side,
+and a constant to each of them. That needs POINTS to be a multiple of a tile's rows, and those of its columns.
 """
 
 from __future__ import annotations
@@ -17,15 +18,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Coordinates come in multiples of this, so that a block of them needs no mask.
+# Points and coordinates come in multiples of these.
+POINTS: tl.constexpr = tl.constexpr(128)
 PADDED: tl.constexpr = tl.constexpr(32)
 
 
 def quads(t: Tensor, directions: Tensor | None) -> Tensor:
-    """t (B, n, d) as (B, quads, n, 4), zeros at the end; with directions as (B, quads, n, 8), four of each."""
+    """t (B, n, d) as (B, quads, padded n, 4), zeros at the end; with directions as (..., 8), four of each."""
     parts = [t] if directions is None else [t, directions]
-    parts = [torch.nn.functional.pad(p, (0, -p.shape[-1] % PADDED.value)) for p in parts]
+    padding = 0, -t.shape[-1] % PADDED.value, 0, -t.shape[-2] % POINTS.value
+    parts = [torch.nn.functional.pad(p, padding) for p in parts]
     return torch.cat([p.unflatten(-1, (-1, 4)) for p in parts], -1).movedim(-2, -3).contiguous()
+
+
+def sums_like(t: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """Memory for what programs add up for t (..., n, d), the tile of a program after that of another."""
+    n, d = (-(-size // step) * step for size, step in zip(t.shape[-2:], (rows, PADDED.value)))
+    return t.new_empty(t.shape[:-2].numel() * n * d, dtype=dtype)
+
+
+def gathered(sums: Tensor, t: Tensor, rows: int, depth: int) -> Tensor:
+    """Those sums as t is."""
+    *batch, n, d = t.shape
+    blocks, deep = -(-n // rows), -(-d // PADDED.value) * (PADDED.value // depth)
+    tiles = sums.view(*batch, blocks, deep, rows, depth).transpose(-3, -2)
+    return tiles.reshape(*batch, blocks * rows, deep * depth)[..., :n, :d].contiguous()
 
 
 # Kernels as functions of s = ||x - y||^2. With c the smallest scale, they are returned in units
@@ -129,18 +146,32 @@ def points(first, R: tl.constexpr, DOWN: tl.constexpr):
 
 
 @triton.jit
+def padded(n):
+    """The points of `quads` for n."""
+    return tl.cdiv(n, POINTS) * POINTS
+
+
+@triton.jit
+def places(first, R: tl.constexpr, DOWN: tl.constexpr, WIDTH: tl.constexpr):
+    """Where the points of a side of a tile begin, (R, DOWN)."""
+    # In 64 bits: sums of 32 may wrap, and nothing is known of their distance.
+    own = (first + tl.arange(0, DOWN)).to(tl.int64) * WIDTH
+    return own[None, :] + (tl.arange(0, R).to(tl.int64) * (DOWN * WIDTH))[:, None]
+
+
+@triton.jit
 def distances(
     x, row, n_rows, y, column, n_columns, d, start,
     DIRECTIONS: tl.constexpr, DOUBLE: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
     DOWN: tl.constexpr, ACROSS: tl.constexpr,
 ):  # fmt: skip
-    """||x_i - y_j||^2 from `start` on and, with DIRECTIONS, (x_i - y_j) . (v_i - w_j); last points repeat."""
+    """||x_i - y_j||^2 from `start` on and, with DIRECTIONS, (x_i - y_j) . (v_i - w_j), of padded points."""
     WIDTH: tl.constexpr = 8 if DIRECTIONS else 4
     s = tl.zeros((R, C, DOWN, ACROSS), tl.float64 if DOUBLE else tl.float32)
     q = s
     s += start
-    own = tl.minimum(points(row, R, DOWN), n_rows - 1) * WIDTH
-    other = tl.minimum(points(column, C, ACROSS), n_columns - 1) * WIDTH
+    own = places(row, R, DOWN, WIDTH)
+    other = places(column, C, ACROSS, WIDTH)
     for _ in range(0, d, 4):
         xs = coordinates(x + own, None, WIDTH, not DOUBLE)
         ys = coordinates(y + other, None, WIDTH, not DOUBLE)
@@ -187,12 +218,19 @@ def column_pieces(tile):
 
 
 @triton.jit
-def block(x, points, n, k, DEPTH: tl.constexpr, WIDTH: tl.constexpr):
-    """The coordinates k.. k + DEPTH of those points, (points, DEPTH); the last point repeats."""
+def block(x, first, n, k, COUNT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr):
+    """The addresses of the coordinates k.. k + DEPTH of COUNT points, (COUNT, DEPTH)."""
     ks = tl.arange(0, DEPTH)
     x += n.to(tl.int64) * WIDTH * (k // 4)
-    at = (tl.minimum(points, n - 1) * WIDTH)[:, None]
-    return tl.load(x + (at + (ks // 4 * (n * WIDTH) + ks % 4)[None, :]))
+    at = ((first + tl.arange(0, COUNT)) * WIDTH)[:, None]
+    return x + (at + (ks // 4 * (n * WIDTH) + ks % 4)[None, :]).to(tl.int64)
+
+
+@triton.jit
+def sums_of(g, k, ROWS: tl.constexpr, DEPTH: tl.constexpr):
+    """The addresses of the sums of a program's rows and the coordinates k.. k + DEPTH, (ROWS, DEPTH): see `gathered`."""
+    rows = tl.arange(0, ROWS)[:, None]
+    return g + k * ROWS + (rows * DEPTH + tl.arange(0, DEPTH)[None, :])
 
 
 @triton.jit

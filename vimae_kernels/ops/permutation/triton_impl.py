@@ -20,7 +20,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._pairs_triton import PADDED, distances, kernel, quads, start_of, value_unit
+from ..._pairs_triton import (
+    PADDED,
+    distances,
+    kernel,
+    padded,
+    quads,
+    start_of,
+    value_unit,
+)
 from ..._triton import Launch, Loop, Shipped, on_device_of
 from ..mmd.triton_impl import _pack, _scale_arguments
 
@@ -61,7 +69,7 @@ def _tiles_kernel(
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
     FLOAT: tl.constexpr = x.dtype.element_ty
     batch = (tl.program_id(0) // programs).to(tl.int64)
-    x += batch * N * tl.cdiv(d, PADDED) * PADDED
+    x += batch * padded(N) * tl.cdiv(d, PADDED) * PADDED
     labels += batch * label_stride
     forms += tl.program_id(0).to(tl.int64) * columns
     for c in range(0, columns, PERMUTATIONS):
@@ -87,7 +95,7 @@ def _tiles_kernel(
         others = q * TILE + tl.arange(0, TILE)
         # The layout that the product below wants would spread the points of a thread, at a load for each.
         s, _ = distances(
-            x, p * TILE, N, x, q * TILE, N, d, start_of(scales, IMQ, DOUBLE),
+            x, p * TILE, padded(N), x, q * TILE, padded(N), d, start_of(scales, IMQ, DOUBLE),
             False, DOUBLE, BLOCK, BLOCK, TILE // BLOCK, TILE // BLOCK,
         )  # fmt: skip
         s = tl.reshape(tl.permute(s, (0, 2, 1, 3)), (TILE, TILE))

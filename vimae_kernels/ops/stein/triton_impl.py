@@ -34,6 +34,9 @@ from ..._pairs_triton import (
     column_pieces,
     coordinates,
     distances,
+    gathered,
+    padded,
+    places,
     points,
     product,
     quads,
@@ -41,6 +44,8 @@ from ..._pairs_triton import (
     scale,
     share_of,
     start_of,
+    sums_like,
+    sums_of,
     value_unit,
 )
 from ..._triton import Launch, Loop, Shipped, on_device_of
@@ -297,7 +302,7 @@ def _register_kernel(
 
 @triton.jit
 def _products(
-    x, row, column, n, d, start,
+    x, row, column, stride, d, start,
     DOUBLE: tl.constexpr, R: tl.constexpr, C: tl.constexpr, DOWN: tl.constexpr,
     ACROSS: tl.constexpr,
 ):  # fmt: skip
@@ -306,8 +311,8 @@ def _products(
     p = s
     q = s
     s += start
-    own = tl.minimum(points(row, R, DOWN), n - 1) * 8
-    other = tl.minimum(points(column, C, ACROSS), n - 1) * 8
+    own = places(row, R, DOWN, 8)
+    other = places(column, C, ACROSS, 8)
     for _ in range(0, d, 4):
         xs = coordinates(x + own, None, 8, not DOUBLE)
         ys = coordinates(x + other, None, 8, not DOUBLE)
@@ -318,7 +323,7 @@ def _products(
             s = tl.fma(e, e, s)
             p = tl.fma(v, w, p)
             q = tl.fma(w - v, e, q)
-        x += n * 8
+        x += stride * 8
     return s, p, q
 
 
@@ -333,16 +338,12 @@ def _tiled_sweep(
     DOWN: tl.constexpr = ROWS // R
     ACROSS: tl.constexpr = COLUMNS // C
     DTYPE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    rows = row + tl.arange(0, ROWS)
-    gx += row.to(tl.int64) * d
-    gs += row.to(tl.int64) * d
-    inner = tl.arange(0, ROWS)[:, None] * d + tl.arange(0, DEPTH)[None, :]
+    stride = padded(n)
     if PULL:
         for k in range(0, d, DEPTH):
-            mask = (rows < n)[:, None] & (tl.arange(0, DEPTH) < d - k)[None, :]
-            tl.store(gx + k + inner, tl.zeros((ROWS, DEPTH), DTYPE), mask=mask)
+            tl.store(sums_of(gx, k, ROWS, DEPTH), tl.zeros((ROWS, DEPTH), DTYPE))
             if VALUE and not NORMAL:
-                tl.store(gs + k + inner, tl.zeros((ROWS, DEPTH), DTYPE), mask=mask)
+                tl.store(sums_of(gs, k, ROWS, DEPTH), tl.zeros((ROWS, DEPTH), DTYPE))
         tl.debug_barrier()
     value = tl.zeros((DOWN, ACROSS), tl.float64)
     # Summed over a tile's columns at once: a row's sum is one register of a thread, its parts would be R.
@@ -352,9 +353,11 @@ def _tiled_sweep(
     for j in range(start, stop, COLUMNS):
         first = start_of(scales, IMQ, DOUBLE)
         if VALUE and not NORMAL:
-            s, p, q = _products(x, row, j, n, d, first, DOUBLE, R, C, DOWN, ACROSS)
+            s, p, q = _products(x, row, j, stride, d, first, DOUBLE, R, C, DOWN, ACROSS)
         else:
-            s, q = distances(x, row, n, x, j, n, d, first, False, DOUBLE, R, C, DOWN, ACROSS)
+            s, q = distances(
+                x, row, stride, x, j, stride, d, first, False, DOUBLE, R, C, DOWN, ACROSS
+            )
             p = s
         if VALUE and NORMAL:
             own = tl.load(norms + tl.minimum(points(row, R, DOWN), n - 1))
@@ -382,50 +385,50 @@ def _tiled_sweep(
                     g_sum += row_sums(tl.sum(g, 1))
                     g = column_pieces(g)
             for k in range(0, d, DEPTH):
-                origin = row + tl.zeros((ACROSS,), tl.int32)
-                r = block(x, origin, n, k, DEPTH, WIDTH)
+                r = tl.load(block(x, row, stride, k, 1, DEPTH, WIDTH))
+                ys = block(x, j, stride, k, ACROSS, DEPTH, WIDTH)
                 total = tl.zeros((ROWS, DEPTH), DTYPE)
+                if not NORMAL:
+                    vs = block(score, j, stride, k, ACROSS, DEPTH, WIDTH)
                 if VALUE and not NORMAL:
-                    rv = block(score, origin, n, k, DEPTH, WIDTH)
+                    rv = tl.load(block(score, row, stride, k, 1, DEPTH, WIDTH))
                     total_s = total
                 for c in tl.static_range(C):
-                    columns = j + c * ACROSS + tl.arange(0, ACROSS)
-                    ys = block(x, columns, n, k, DEPTH, WIDTH) - r
-                    total = product(a[c], ys, total)
+                    y_c = tl.load(ys + c * ACROSS * WIDTH) - r
+                    total = product(a[c], y_c, total)
                     if not NORMAL:
-                        vs = block(score, columns, n, k, DEPTH, WIDTH)
+                        v_c = tl.load(vs + c * ACROSS * WIDTH)
                         if VALUE:
-                            total = product(g[c], vs - rv, total)
-                            total_s = product(g[c], ys, product(f[c], vs, total_s))
+                            total = product(g[c], v_c - rv, total)
+                            total_s = product(g[c], y_c, product(f[c], v_c, total_s))
                         else:
-                            total = product(f[c], vs, total)
-                mask = (rows < n)[:, None] & (tl.arange(0, DEPTH) < d - k)[None, :]
-                at = gx + k + inner
-                tl.store(at, tl.load(at, mask=mask, other=0.0) + total, mask=mask)
+                            total = product(f[c], v_c, total)
+                at = sums_of(gx, k, ROWS, DEPTH)
+                tl.store(at, tl.load(at) + total)
                 if VALUE and not NORMAL:
-                    at = gs + k + inner
-                    tl.store(at, tl.load(at, mask=mask, other=0.0) + total_s, mask=mask)
+                    at = sums_of(gs, k, ROWS, DEPTH)
+                    tl.store(at, tl.load(at) + total_s)
             # The next tile reads what this one wrote.
             tl.debug_barrier()
     if PULL:
-        origin = row + tl.zeros((ROWS,), tl.int32)
         for k in range(0, d, DEPTH):
-            mask = (rows < n)[:, None] & (tl.arange(0, DEPTH) < d - k)[None, :]
-            zs = block(x, rows, n, k, DEPTH, WIDTH)
-            xs = zs - block(x, origin, n, k, DEPTH, WIDTH)
-            total = a_sum * xs - tl.load(gx + k + inner, mask=mask, other=0.0)
+            zs = tl.load(block(x, row, stride, k, ROWS, DEPTH, WIDTH))
+            xs = zs - tl.load(block(x, row, stride, k, 1, DEPTH, WIDTH))
+            at = sums_of(gx, k, ROWS, DEPTH)
+            total = a_sum * xs - tl.load(at)
             if NORMAL:
                 total += (f_sum if VALUE else -f_sum) * zs
                 total = total * weight + zs * diagonal
             elif VALUE:
-                vs = block(score, rows, n, k, DEPTH, WIDTH)
-                total += g_sum * (vs - block(score, origin, n, k, DEPTH, WIDTH))
+                vs = tl.load(block(score, row, stride, k, ROWS, DEPTH, WIDTH))
+                total += g_sum * (vs - tl.load(block(score, row, stride, k, 1, DEPTH, WIDTH)))
                 total *= weight
-                own = g_sum * xs - tl.load(gs + k + inner, mask=mask, other=0.0)
-                tl.store(gs + k + inner, own * weight + vs * diagonal, mask=mask)
+                at_s = sums_of(gs, k, ROWS, DEPTH)
+                own = g_sum * xs - tl.load(at_s)
+                tl.store(at_s, own * weight + vs * diagonal)
             else:
                 total *= weight
-            tl.store(gx + k + inner, total, mask=mask)
+            tl.store(at, total)
     return tl.sum(value)
 
 
@@ -436,19 +439,21 @@ def _tiled_kernel(
     NORMAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, R: tl.constexpr,
     C: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """x and score in quads, norms (B, n); gx and gs (splits, B, n, d), `share` elements apart.
+    """x and score in quads, norms (B, n); gx and gs (splits, B, rows, coordinates) as `gathered` has them.
 
     What adds up products of scores has them beside x, where each coordinate of both has one address.
     """
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
     WIDTH: tl.constexpr = 8 if VALUE and not NORMAL else 4
     batch, split, row = _program(n, splits, ROWS)
-    size = tl.cdiv(d, PADDED) * (PADDED // 4) * WIDTH
-    x += batch * n * size
-    score += batch * n * size
+    quads = tl.cdiv(d, PADDED) * (PADDED // 4)
+    x += batch * padded(n) * quads * WIDTH
+    score += batch * padded(n) * quads * WIDTH
     norms += batch * n
-    gx += split.to(tl.int64) * share + batch * n * d
-    gs += split.to(tl.int64) * share + batch * n * d
+    # Four of a thread's sums in one load.
+    own = split.to(tl.int64) * share + (batch * (tl.cdiv(n, ROWS) * ROWS) + row) * quads * 4
+    gx = tl.multiple_of(gx + own, 16)
+    gs = tl.multiple_of(gs + own, 16)
     unit, weight, diagonal, excluded = _means(
         n, unbiased, split, scales, SCALES, IMQ, VALUE, DOUBLE
     )
@@ -674,11 +679,15 @@ def sums(
     splits = _splits(problems * blocks, n, launch.constants["COLUMNS"])
     values = z.new_empty(problems * blocks * splits, dtype=torch.float64) if value else empty
     # One split writes the sums themselves, several write partial ones for _finish_kernel.
-    partial, partial_s, share = gx, gs, 0
+    sums_x, sums_s, share = gx, gs, 0
+    if tiled and pull:
+        sums_x = sums_like(z, launch.constants["ROWS"], dtype)
+        sums_s = sums_like(z, launch.constants["ROWS"], dtype) if value and score is not None else empty
+    partial, partial_s = sums_x, sums_s
     if splits > 1 and pull:
-        share = gx.numel() + gs.numel()
+        share = sums_x.numel() + sums_s.numel()
         partial = z.new_empty(splits * share, dtype=dtype)
-        partial_s = partial[gx.numel() :]
+        partial_s = partial[sums_x.numel() :]
     arguments += (norms, partial, partial_s, values, n, d) if tiled else (norms, partial, values, n)
 
     with on_device_of(z):
@@ -689,7 +698,11 @@ def sums(
         finish = (problems if value else 0) + triton.cdiv(share, _FINISH_BLOCK)
         if finish:
             _finish_kernel[(finish,)](
-                values, out, partial, gx, gs, blocks * splits, problems, splits, share,
-                gx.numel(), VALUES=value, BLOCK=_FINISH_BLOCK, **_FINISH_OPTIONS,
+                values, out, partial, sums_x, sums_s, blocks * splits, problems, splits, share,
+                sums_x.numel(), VALUES=value, BLOCK=_FINISH_BLOCK, **_FINISH_OPTIONS,
             )  # fmt: skip
+    if tiled and pull:
+        tile = launch.constants["ROWS"], launch.constants["DEPTH"]
+        gx = gathered(sums_x, z, *tile)
+        gs = gathered(sums_s, z, *tile) if value and score is not None else gs
     return out, gx, gs
