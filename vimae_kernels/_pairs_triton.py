@@ -140,6 +140,21 @@ def coordinates(p, mask, D: tl.constexpr, PAIRED: tl.constexpr):
 
 
 @triton.jit
+def quad(p, WIDTH: tl.constexpr):
+    """The WIDTH coordinates at each p (R, DOWN), of points in quads: a tuple."""
+    if p.dtype.element_ty == tl.float64:
+        # Two in one load of 16 bytes; twice the points are to be fewer than the threads, as in the beginning.
+        out = ()
+        for k in tl.static_range(0, WIDTH, 2):
+            at = tl.multiple_of(p[:, :, None] + (k + tl.arange(0, 2)), (1, 1, 16))
+            low, high = tl.split(tl.load(at))
+            out = out + (low, high)
+    else:
+        out = coordinates(p, None, WIDTH, True)
+    return out
+
+
+@triton.jit
 def points(first, R: tl.constexpr, DOWN: tl.constexpr):
     """The points of a side of a tile, (R, DOWN)."""
     return first + tl.arange(0, R)[:, None] * DOWN + tl.arange(0, DOWN)[None, :]
@@ -173,8 +188,8 @@ def distances(
     own = places(row, R, DOWN, WIDTH)
     other = places(column, C, ACROSS, WIDTH)
     for _ in range(0, d, 4):
-        xs = coordinates(x + own, None, WIDTH, not DOUBLE)
-        ys = coordinates(y + other, None, WIDTH, not DOUBLE)
+        xs = quad(x + own, WIDTH)
+        ys = quad(y + other, WIDTH)
         for k in tl.static_range(4):
             difference = xs[k][:, None, :, None] - ys[k][None, :, None, :]
             s = tl.fma(difference, difference, s)
@@ -193,28 +208,31 @@ def row_sums(partial):
 
 @triton.jit
 def column_pieces(tile):
-    """A tile as matrices (rows, ACROSS), of the columns 0.., ACROSS.., 2 ACROSS.. and so on; C is 4 or 8."""
+    """A tile as matrices (rows, ACROSS), of the columns 0.., ACROSS.., 2 ACROSS.. and so on; C is 2, 4 or 8."""
     C: tl.constexpr = tile.shape[1]
+    ACROSS: tl.constexpr = tile.shape[3]
     rows: tl.constexpr = tile.shape[0] * tile.shape[2]
     tile = tl.permute(tile, (0, 2, 3, 1))
     # In the order of bits from the last: a tensor splits in two along its last dimension alone.
-    x, y = tl.split(tl.reshape(tile, (rows, tile.shape[2], C // 2, 2)))
-    x0, x1 = tl.split(tl.reshape(x, (rows, tile.shape[2], C // 4, 2)))
-    y0, y1 = tl.split(tl.reshape(y, (rows, tile.shape[2], C // 4, 2)))
-    if C == 4:
-        shape: tl.constexpr = (rows, tile.shape[2])
-        return (
-            tl.reshape(x0, shape),
-            tl.reshape(y0, shape),
-            tl.reshape(x1, shape),
-            tl.reshape(y1, shape),
-        )
+    x, y = tl.split(tl.reshape(tile, (rows, ACROSS, C // 2, 2)))
+    if C == 2:
+        return tl.reshape(x, (rows, ACROSS)), tl.reshape(y, (rows, ACROSS))
     else:
-        x00, x01 = tl.split(x0)
-        x10, x11 = tl.split(x1)
-        y00, y01 = tl.split(y0)
-        y10, y11 = tl.split(y1)
-        return x00, y00, x10, y10, x01, y01, x11, y11
+        x0, x1 = tl.split(tl.reshape(x, (rows, ACROSS, C // 4, 2)))
+        y0, y1 = tl.split(tl.reshape(y, (rows, ACROSS, C // 4, 2)))
+        if C == 4:
+            return (
+                tl.reshape(x0, (rows, ACROSS)),
+                tl.reshape(y0, (rows, ACROSS)),
+                tl.reshape(x1, (rows, ACROSS)),
+                tl.reshape(y1, (rows, ACROSS)),
+            )
+        else:
+            x00, x01 = tl.split(x0)
+            x10, x11 = tl.split(x1)
+            y00, y01 = tl.split(y0)
+            y10, y11 = tl.split(y1)
+            return x00, y00, x10, y10, x01, y01, x11, y11
 
 
 @triton.jit

@@ -415,10 +415,11 @@ _FLOAT64: dict[int, dict[int | None, Tile]] = {
 }
 # The tiled kernels with several scales, where those of one would spill.
 _SEVERAL_SCALES = {
-    (torch.float32, GRADIENT): Tile(32, 64, 8, 16, (2, 4)),
-    (torch.float64, VALUE): Tile(16, 64, 8, 16, (1, 4)),
-    (torch.float64, GRADIENT): Tile(16, 64, 8, 16, (1, 4)),
-    (torch.float64, HESSIAN): Tile(16, 64, 8, 16, (1, 4)),
+    (torch.float32, GRADIENT): Tile(64, 64, 8, 32, (4, 4)),
+    (torch.float32, HESSIAN): Tile(64, 64, 8, 32, (4, 4)),
+    (torch.float64, VALUE): Tile(64, 32, 8, 16, (2, 4)),
+    (torch.float64, GRADIENT): Tile(32, 32, 8, 16, (1, 4)),
+    (torch.float64, HESSIAN): Tile(32, 32, 8, 16, (1, 4)),
 }
 
 
@@ -446,9 +447,7 @@ def configuration(
             # Left alone, ptxas spills a few registers where that lets one more program fit.
             options["maxnreg"] = 255
         r, c = tile.block
-        # A Hessian's second product makes the RBF spill at 32.
-        depth = 16 if order == HESSIAN and family == "rbf" else tile.depth
-        return Launch(_tiled_kernel, {**constants, "R": r, "C": c, "DEPTH": depth}, options)
+        return Launch(_tiled_kernel, {**constants, "R": r, "C": c, "DEPTH": tile.depth}, options)
     paired = dtype == torch.float32 and d % 2 == 0
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
 
