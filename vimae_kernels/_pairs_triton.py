@@ -13,6 +13,8 @@ and a constant to each of them. That needs POINTS to be a multiple of a tile's r
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -33,14 +35,15 @@ def quads(t: Tensor, directions: Tensor | None) -> Tensor:
 
 def sums_like(t: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
     """Memory for what programs add up for t (..., n, d), the tile of a program after that of another."""
-    n, d = (-(-size // step) * step for size, step in zip(t.shape[-2:], (rows, PADDED.value)))
-    return t.new_empty(t.shape[:-2].numel() * n * d, dtype=dtype)
+    *batch, n, d = t.shape
+    size = triton.cdiv(n, rows) * rows * triton.cdiv(d, PADDED.value) * PADDED.value
+    return t.new_empty(math.prod(batch) * size, dtype=dtype)
 
 
 def gathered(sums: Tensor, t: Tensor, rows: int, depth: int) -> Tensor:
     """Those sums as t is."""
     *batch, n, d = t.shape
-    blocks, deep = -(-n // rows), -(-d // PADDED.value) * (PADDED.value // depth)
+    blocks, deep = triton.cdiv(n, rows), triton.cdiv(d, PADDED.value) * (PADDED.value // depth)
     tiles = sums.view(*batch, blocks, deep, rows, depth).transpose(-3, -2)
     return tiles.reshape(*batch, blocks * rows, deep * depth)[..., :n, :d].contiguous()
 
@@ -246,7 +249,7 @@ def block(x, first, n, k, COUNT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.co
 
 @triton.jit
 def sums_of(g, k, ROWS: tl.constexpr, DEPTH: tl.constexpr):
-    """The addresses of the sums of a program's rows and the coordinates k.. k + DEPTH, (ROWS, DEPTH): see `gathered`."""
+    """The addresses of a program's sums for the coordinates k.. k + DEPTH, (ROWS, DEPTH): see `gathered`."""
     rows = tl.arange(0, ROWS)[:, None]
     return g + k * ROWS + (rows * DEPTH + tl.arange(0, DEPTH)[None, :])
 

@@ -27,8 +27,8 @@ from ..._pairs_triton import (
     column_pieces,
     coordinates,
     distances,
-    kernel,
     gathered,
+    kernel,
     padded,
     points,
     product,
@@ -312,7 +312,7 @@ def _tiled_kernel(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """x and y in quads (with directions for a Hessian); gx and gy (splits, B, rows, coordinates), as `gathered` has them."""
+    """x and y in quads, with directions for a Hessian; gx and gy of each split as `gathered` has them."""
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
     batch, split, is_x, own, _own_v, other, _other_v, g, n_own, n_other, row, same, cross = (
         _program(x, y, x, y, gx, gy, n, m, unbiased, splits, ROWS)
@@ -448,6 +448,8 @@ def configuration(
             options["maxnreg"] = 255
         r, c = tile.block
         return Launch(_tiled_kernel, {**constants, "R": r, "C": c, "DEPTH": tile.depth}, options)
+    if dtype == torch.float64 and torch.version.hip is None:
+        options["maxnreg"] = 255
     paired = dtype == torch.float32 and d % 2 == 0
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
 
@@ -506,19 +508,16 @@ def _loops(d: int | None, dtype: torch.dtype, order: int, family: str) -> tuple[
     if dtype == torch.float32:
         add, fma, pair, kernel, limit = "FADD", "FFMA", "MUFU", 3, 1.25
     else:
-        # A division takes 16 instructions and an exponential 30, beside moves of their constants.
+        # A division takes 16 instructions and an exponential 30. A debt: moves of their constants and of operands
+        # to the division's slow path, and a load for each coordinate.
         add, fma, limit = "DADD", "DFMA", 1.65
         pair, kernel = ("MUFU", 18) if family == "imq" else ("DSETP", 32)
     if d is not None:
         return (Loop("pairs", pair, 1, (2, 3, 6)[order] * d + kernel, limit),)
-    # A debt. The best tile, (128, 128, 8, 32, (8, 8)), takes 1.14 and 1.28 times the plain counts on sm_90, but spills
-    # on sm_80 and sm_100: this is the best of those tried that spills nowhere. The product takes its operands from
-    # shared memory, differences of the coordinates to come, and the gradient from memory and back; on sm_120 float64
-    # has no matrix instruction.
     single = dtype == torch.float32
-    distances = Loop("distances", add, hessian, 2 * hessian, max(limit, 1.36 * (order == GRADIENT)))
-    most = 1.9 if not single else 1.55 if order == GRADIENT else 1.6
-    gradient = Loop("gradient", fma, hessian, hessian, most, without=pair)
+    distances = Loop("distances", add, hessian, 2 * hessian)
+    # A debt: on sm_120 float64 has no matrix instruction, and a thread's sums are too few for its operands.
+    gradient = Loop("gradient", fma, hessian, hessian, 1.25 if single else 1.85, without=pair)
     kernels = Loop("kernel", pair, 1, None)
     if order == VALUE:
         return (kernels, distances)

@@ -403,10 +403,7 @@ def _tiled_sweep(
                     total = product(a[c], tl.load(ys + c * ACROSS * WIDTH) - r, total)
                     if not NORMAL:
                         v_c = tl.load(vs + c * ACROSS * WIDTH)
-                        if VALUE:
-                            total = product(g[c], v_c - rv, total)
-                        else:
-                            total = product(f[c], v_c, total)
+                        total = product(g[c] if VALUE else f[c], v_c - rv if VALUE else v_c, total)
                 at = sums_of(gx, k, ROWS, DEPTH)
                 tl.store(at, tl.load(at) + total)
             # The next tile reads what this one wrote.
@@ -522,12 +519,13 @@ _FLOAT64: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
 # The tiled kernels with several scales, whose constants fill the registers: where those of one would spill.
 _SEVERAL_SCALES = {
     (torch.float32, True, True, True): Tile(64, 64, 8, 16, (4, 4)),
+    (torch.float32, True, True, False): Tile(32, 16, 8, 16, (1, 2)),
     (torch.float32, False, True, True): Tile(128, 64, 8, 32, (4, 8)),
     (torch.float64, True, False, True): Tile(64, 32, 8, 16, (2, 4)),
-    (torch.float64, True, True, True): Tile(32, 32, 8, 16, (1, 4)),
+    (torch.float64, True, True, True): Tile(32, 16, 8, 16, (1, 2)),
     (torch.float64, False, True, True): Tile(64, 32, 8, 16, (2, 4)),
     (torch.float64, True, False, False): Tile(32, 32, 8, 16, (1, 4)),
-    (torch.float64, True, True, False): Tile(32, 32, 8, 16, (1, 4)),
+    (torch.float64, True, True, False): Tile(32, 16, 8, 16, (1, 2)),
     (torch.float64, False, True, False): Tile(64, 32, 8, 16, (2, 4)),
 }
 
@@ -558,6 +556,8 @@ def configuration(
         r, c = tile.block
         constants |= {"NORMAL": normal, "R": r, "C": c, "DEPTH": tile.depth}
         return Launch(_tiled_kernel, constants, options)
+    if scales > 1 and dtype == torch.float64:
+        options["num_warps"] *= 2
     paired = dtype == torch.float32 and d % 2 == 0
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
 
@@ -618,13 +618,8 @@ def _loops(
     products = value and not normal
     # A division takes 16 instructions and an exponential 30: told by what a multiply-add is not.
     around = Loop("kernel", "DSETP" if double and family == "rbf" else "MUFU", 1, None)
-    distances = Loop(
-        "distances", add, 1 + products, 5 if products else 2, limit=1.6 if double else 1.25
-    )
-    # As the gradient of mmd: operands from shared memory, differences on the way to it, sums from memory and back. 1.28
-    # is the best of the tiles tried, and 1.45 with four products of three weights, whose larger tiles spill.
-    products_limit = 1.65 if double else 1.5 if products else 1.3
-    pull_on = Loop("pull", fma, 1, 1, limit=products_limit)
+    distances = Loop("distances", add, 1 + products, 5 if products else 2)
+    pull_on = Loop("pull", fma, 1, 1)
     return (around, distances, pull_on) if pull else (around, distances)
 
 
@@ -681,7 +676,9 @@ def sums(
     sums_x, sums_s, share = gx, gs, 0
     if tiled and pull:
         sums_x = sums_like(z, launch.constants["ROWS"], dtype)
-        sums_s = sums_like(z, launch.constants["ROWS"], dtype) if value and score is not None else empty
+        sums_s = (
+            sums_like(z, launch.constants["ROWS"], dtype) if value and score is not None else empty
+        )
     partial, partial_s = sums_x, sums_s
     if splits > 1 and pull:
         share = sums_x.numel() + sums_s.numel()
