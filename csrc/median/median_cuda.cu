@@ -5,12 +5,14 @@
 #include <cstdint>
 
 #include "common/launch.cuh"
+#include "common/tiles.cuh"
 #include "median/median.h"
 
 namespace vimae {
 namespace {
 
-constexpr int kSide = 16, kThreads = kSide * kSide, kChunk = 16;
+// A tile's side; a thread has kOwn x kOwn of its pairs.
+constexpr int kSide = 64, kOwn = 4, kThreads = 256;
 
 template <class T>
 struct Bits;
@@ -47,37 +49,62 @@ __global__ void __launch_bounds__(kThreads) start(const T* x, std::int64_t size,
   if (threadIdx.x == 0) state[blockIdx.x] = {0, bad};
 }
 
-// counts[batch][block] = the pairs i < j of a 16 row block with squared distance below the bits
+// counts[batch][block] = the pairs i < j of a 64 row block with squared distance below the bits
 // with `bit` set.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     count_below(const T* x, int N, int d, const State<T>* state, int bit,
                 unsigned long long* counts) {
-  __shared__ T rows[kChunk][kSide + 1], columns[kChunk][kSide + 1];
+  constexpr int kStride = kPadded<T, kSide>;
+  __shared__ __align__(16) T rows[kChunk * kStride], columns[kChunk * kStride];
   const int blocks = (N + kSide - 1) / kSide, batch = blockIdx.x / blocks,
             block = blockIdx.x % blocks;
-  const int ti = threadIdx.x / kSide, tj = threadIdx.x % kSide, i = block * kSide + ti;
+  const int ti = int(threadIdx.x) / (kSide / kOwn) * kOwn,
+            tj = int(threadIdx.x) % (kSide / kOwn) * kOwn;
   const T* own = x + std::int64_t(batch) * N * d;
   const T threshold = Bits<T>::value(state[batch].bits | typename Bits<T>::type(1) << bit);
   double below = 0;
   for (int first = block * kSide; first < N; first += kSide) {
-    T s = 0;
+    T s[kOwn][kOwn] = {};
     for (int k0 = 0; k0 < d; k0 += kChunk) {
-      const int k = k0 + tj;
       __syncthreads();  // fault: barrier
-      rows[tj][ti] = k < d ? own[std::int64_t(min(i, N - 1)) * d + k] : T(0);
-      columns[tj][ti] = k < d ? own[std::int64_t(min(first + ti, N - 1)) * d + k] : T(0);
+      for (int e = threadIdx.x; e < kSide * kChunk; e += kThreads) {
+        const int c = e % kChunk, point = e / kChunk;
+        const bool inside = k0 + c < d;
+        const std::int64_t i = min(block * kSide + point, N - 1), j = min(first + point, N - 1);
+        rows[c * kStride + point] = inside ? own[i * d + k0 + c] : T(0);
+        columns[c * kStride + point] = inside ? own[j * d + k0 + c] : T(0);
+      }
       __syncthreads();
-      T part = 0;
+      T part[kOwn][kOwn] = {};
 #pragma unroll
       for (int c = 0; c < kChunk; ++c) {
-        const T diff = rows[c][ti] - columns[c][tj];
-        part += diff * diff;
+        T x_i[kOwn], x_j[kOwn];
+        read(rows + c * kStride + ti, x_i);
+        read(columns + c * kStride + tj, x_j);
+#pragma unroll
+        for (int a = 0; a < kOwn; ++a) {
+#pragma unroll
+          for (int b = 0; b < kOwn; ++b) {
+            const T diff = x_i[a] - x_j[b];
+            part[a][b] += diff * diff;
+          }
+        }
       }
-      s += part;
+#pragma unroll
+      for (int a = 0; a < kOwn; ++a) {
+#pragma unroll
+        for (int b = 0; b < kOwn; ++b) s[a][b] += part[a][b];
+      }
     }
-    const int j = first + tj;
-    below += i < j && j < N && s < threshold;
+#pragma unroll
+    for (int a = 0; a < kOwn; ++a) {
+#pragma unroll
+      for (int b = 0; b < kOwn; ++b) {
+        const int i = block * kSide + ti + a, j = first + tj + b;
+        below += i < j && j < N && s[a][b] < threshold;
+      }
+    }
   }
   below = block_sum<kThreads>(below);  // whole numbers below 2^53: exact
   if (threadIdx.x == 0) counts[blockIdx.x] = (unsigned long long)below;
