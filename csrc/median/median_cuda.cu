@@ -11,8 +11,7 @@
 namespace vimae {
 namespace {
 
-// A tile's side; a thread has kOwn x kOwn of its pairs.
-constexpr int kSide = 64, kOwn = 4, kThreads = 256;
+constexpr int kThreads = kTileThreads;
 
 template <class T>
 struct Bits;
@@ -55,59 +54,55 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     count_below(const T* x, int N, int d, const State<T>* state, int bit,
                 unsigned long long* counts) {
-  constexpr int kStride = kPadded<T, kSide>;
-  __shared__ __align__(16) T rows[kChunk * kStride], columns[kChunk * kStride];
-  const int blocks = (N + kSide - 1) / kSide, batch = blockIdx.x / blocks,
-            block = blockIdx.x % blocks;
-  const int ti = int(threadIdx.x) / (kSide / kOwn) * kOwn,
-            tj = int(threadIdx.x) % (kSide / kOwn) * kOwn;
+  using P = Pairs<sizeof(T) == 4 ? 8 : 4, 4>;
+  constexpr int kRows = kPadded<T, kTileRows>, kColumns = kPadded<T, P::kColumns>;
+  __shared__ __align__(16) T rows[kChunk * kRows], columns[kChunk * kColumns];
+  const int blocks = (N + kTileRows - 1) / kTileRows, batch = blockIdx.x / blocks,
+            row = blockIdx.x % blocks * kTileRows;
   const T* own = x + std::int64_t(batch) * N * d;
   const T threshold = Bits<T>::value(state[batch].bits | typename Bits<T>::type(1) << bit);
-  double below = 0;
-  for (int first = block * kSide; first < N; first += kSide) {
-    T s[kOwn][kOwn] = {};
+  const Stage<kTileRows> stage(N - row, d);
+  int below = 0;
+  for (int first = row; first < N; first += P::kColumns) {
+    const Stage<P::kColumns> others(N - first, d);
+    T s[P::kA][P::kB] = {};
     for (int k0 = 0; k0 < d; k0 += kChunk) {
       __syncthreads();  // fault: barrier
-      for (int e = threadIdx.x; e < kSide * kChunk; e += kThreads) {
-        const int c = e % kChunk, point = e / kChunk;
-        const bool inside = k0 + c < d;
-        const std::int64_t i = min(block * kSide + point, N - 1), j = min(first + point, N - 1);
-        rows[c * kStride + point] = inside ? own[i * d + k0 + c] : T(0);
-        columns[c * kStride + point] = inside ? own[j * d + k0 + c] : T(0);
-      }
+      stage.load(own + std::int64_t(row) * d + k0, d - k0, rows);
+      others.load(own + std::int64_t(first) * d + k0, d - k0, columns);
       __syncthreads();
-      T part[kOwn][kOwn] = {};
+      T part[P::kA][P::kB] = {};
 #pragma unroll
       for (int c = 0; c < kChunk; ++c) {
-        T x_i[kOwn], x_j[kOwn];
-        read(rows + c * kStride + ti, x_i);
-        read(columns + c * kStride + tj, x_j);
+        T x_i[P::kA], x_j[P::kB];
+        read(rows + c * kRows + P::row(), x_i);
+        read(columns + c * kColumns + P::column(), x_j);
 #pragma unroll
-        for (int a = 0; a < kOwn; ++a) {
+        for (int a = 0; a < P::kA; ++a) {
 #pragma unroll
-          for (int b = 0; b < kOwn; ++b) {
+          for (int b = 0; b < P::kB; ++b) {
             const T diff = x_i[a] - x_j[b];
             part[a][b] += diff * diff;
           }
         }
       }
 #pragma unroll
-      for (int a = 0; a < kOwn; ++a) {
+      for (int a = 0; a < P::kA; ++a) {
 #pragma unroll
-        for (int b = 0; b < kOwn; ++b) s[a][b] += part[a][b];
+        for (int b = 0; b < P::kB; ++b) s[a][b] += part[a][b];
       }
     }
 #pragma unroll
-    for (int a = 0; a < kOwn; ++a) {
+    for (int a = 0; a < P::kA; ++a) {
 #pragma unroll
-      for (int b = 0; b < kOwn; ++b) {
-        const int i = block * kSide + ti + a, j = first + tj + b;
+      for (int b = 0; b < P::kB; ++b) {
+        const int i = row + P::row() + a, j = first + P::column() + b;
         below += i < j && j < N && s[a][b] < threshold;
       }
     }
   }
-  below = block_sum<kThreads>(below);  // whole numbers below 2^53: exact
-  if (threadIdx.x == 0) counts[blockIdx.x] = (unsigned long long)below;
+  const double all = block_sum<kThreads>(double(below));  // whole numbers below 2^53: exact
+  if (threadIdx.x == 0) counts[blockIdx.x] = (unsigned long long)all;
 }
 
 template <class T>
@@ -129,7 +124,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 void run(const MedianCuda<T>& a) {
-  const int blocks = int((a.N + kSide - 1) / kSide);
+  const int blocks = int((a.N + kTileRows - 1) / kTileRows);
   const cudaStream_t stream = static_cast<cudaStream_t>(a.stream);
   auto* counts = static_cast<unsigned long long*>(a.workspace);
   auto* state = reinterpret_cast<State<T>*>(counts + a.batch * blocks);
@@ -145,7 +140,8 @@ void run(const MedianCuda<T>& a) {
 
 template <class T>
 std::int64_t workspace(const MedianCuda<T>& a) {
-  return a.batch * ((a.N + kSide - 1) / kSide) * 8 + a.batch * std::int64_t(sizeof(State<T>));
+  return a.batch * ((a.N + kTileRows - 1) / kTileRows) * 8 +
+         a.batch * std::int64_t(sizeof(State<T>));
 }
 
 }  // namespace

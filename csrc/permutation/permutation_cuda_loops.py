@@ -13,5 +13,5 @@ def loops(kernel: str) -> tuple[Loop, ...]:
     add, fma, limit = ("FADD", "FFMA", 1.35) if "float" in kernel else ("DADD", "DFMA", 7.5)
     # One more addition for sixteen coordinates: squares are summed per chunk. A debt: a thread's eight pairs take
     # three loads, and the loop brings its coordinates to shared memory.
-    distances = Loop("distances", add, 17 / 16, 2, 1.45, without="MUFU")
+    distances = Loop("distances", add, 17 / 16, 2, 1.52, without="MUFU")
     return distances, Loop("labels", fma, 1, 1, limit)
