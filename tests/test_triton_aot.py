@@ -25,7 +25,13 @@ TOLERANCE = 1.02 if KEPT["triton"] == triton.__version__ else 1.15
 
 
 # Debts beyond those of `Loop.limit`, of one family.
-LIMITS: dict[tuple[int, str], float] = {}
+# The two of sm_80 share their loads among too few pairs; sm_100 spends moves on pairing operands
+# for its two-wide FMA.
+LIMITS = {
+    (80, "aggregate marginal_rows float32"): 1.31,
+    (80, "ksd d=8 fp32 value imq"): 1.27,
+    (100, "ksd d=any fp32 gradient score imq"): 1.34,
+}
 
 
 @pytest.fixture(scope="module")

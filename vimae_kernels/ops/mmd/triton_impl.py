@@ -450,6 +450,9 @@ def configuration(
         return Launch(_tiled_kernel, {**constants, "R": r, "C": c, "DEPTH": tile.depth}, options)
     if dtype == torch.float64 and torch.version.hip is None:
         options["maxnreg"] = 255
+    if dtype == torch.float64 and order == HESSIAN and scales > 1:
+        # Their constants leave the registers for one pair of a thread.
+        options["num_warps"] = 8
     paired = dtype == torch.float32 and d % 2 == 0
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
 

@@ -557,7 +557,8 @@ def configuration(
         constants |= {"NORMAL": normal, "R": r, "C": c, "DEPTH": tile.depth}
         return Launch(_tiled_kernel, constants, options)
     if scales > 1 and dtype == torch.float64:
-        options["num_warps"] *= 2
+        # Their constants leave the registers for one or two pairs of a thread.
+        options["num_warps"] = 8
     paired = dtype == torch.float32 and d % 2 == 0
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
 
