@@ -177,7 +177,7 @@ def loops(sass: str) -> list[Body]:
     for line in sass.splitlines():
         if label := re.match(r"\s*(\.L_x_\d+):", line):
             labels[label[1]] = len(code)
-        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?!NOP)(.*?);", line):
+        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?!NOP|\s)(.*?);", line):
             code.append(re.sub(r"^@!?U?P[\dT]+\s+", "", found[1]))
             jump = re.match(r"BRA.*(\.L_x_\d+)", code[-1])
             if jump and jump[1] in labels and len(code) - labels[jump[1]] > 2:

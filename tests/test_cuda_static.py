@@ -28,5 +28,4 @@ def test_cuda_kernels(arch):
         assert not record["spills"] and not record["stack"], record["name"]
         assert record["shared"] <= 48 * 1024, record["name"]
         for loop in record["loops"]:
-            limit = loop["limit"] + 0.1 * (arch == 100)
-            assert gpu_static.ratio(loop) <= limit, (record["name"], loop)
+            assert gpu_static.ratio(loop) <= loop["limit"], (record["name"], loop)

@@ -24,24 +24,13 @@ BEFORE = {(kept["arch"], kept["name"]): kept for kept in KEPT["kernels"]}
 TOLERANCE = 1.02 if KEPT["triton"] == triton.__version__ else 1.15
 
 
-# Debts: what spills all the same (instructions that touch local memory), and loops beyond the limit they have on sm_90.
-SPILLS = {
-    (80, "ksd d=any fp32 gradient imq"): 8,
-    (90, "ksd d=any fp32 gradient imq"): 2,
-    (100, "ksd d=any fp32 gradient imq"): 2,
-    (120, "ksd d=any fp32 gradient imq"): 12,
-    (90, "ksd d=any fp32 gradient score imq, 7 scales"): 2,
-    (90, "mmd d=8 fp64 one side imq"): 6,
-    (100, "mmd d=8 fp64 one side imq"): 6,
-    (120, "mmd d=8 fp64 one side imq"): 6,
-    (120, "permutation fp64 imq"): 60,
-}
+# Debts beyond those of `Loop.limit`, of one family.
+# The two of sm_80 share their loads among too few pairs; sm_100 spends moves on pairing operands
+# for its two-wide FMA.
 LIMITS = {
-    (80, "aggregate marginal_rows float32"): 1.32,
+    (80, "aggregate marginal_rows float32"): 1.31,
     (80, "ksd d=8 fp32 value imq"): 1.27,
-    (80, "permutation fp32 imq"): 3.2,
-    (100, "ksd d=any fp32 gradient score imq"): 1.42,
-    (120, "permutation fp32 imq"): 3.4,
+    (100, "ksd d=any fp32 gradient score imq"): 1.34,
 }
 
 
@@ -58,8 +47,7 @@ def records(request):
 def test_configuration(case, records):
     record = records[case.arch, case.name]
     limits = sass.ARCHITECTURES[case.arch]
-    allowed = SPILLS.get((case.arch, case.name), 0)
-    assert record["spills"] <= allowed and (record["stack"] == 0 or allowed)
+    assert record["spills"] == 0 and record["stack"] == 0
     assert record["registers"] * 32 * case.warps <= limits.registers
     assert record["shared"] <= limits.shared_per_block
     assert record["occupancy"] > 0
@@ -70,14 +58,22 @@ def test_configuration(case, records):
         now = loop["unit"]["issue"]
         print(f"{loop['name']}: {now:.2f} instructions, {loop['plain']} by hand")
         if loop["plain"] is not None:
-            # sm_100 spends moves on pairing operands for its two-wide FMA, and fewer issue slots on the FMAs.
-            limit = LIMITS.get((case.arch, case.name), loop["limit"] + 0.1 * (case.arch == 100))
-            assert gpu_static.ratio(loop) <= limit
+            assert gpu_static.ratio(loop) <= LIMITS.get((case.arch, case.name), loop["limit"])
         assert now <= TOLERANCE * then.get(loop["name"], now)
 
 
 def test_counts_are_kept_for_every_configuration_and_no_other():
     assert set(BEFORE) == {(case.arch, case.name) for case in sass.cases()}
+
+
+def test_the_report_holds_for_every_family():
+    """What the tests above do not compile was compiled for the report."""
+    for kept in KEPT["kernels"]:
+        where = kept["arch"], kept["name"]
+        assert gpu_static.fits(kept), where
+        for loop in kept["loops"]:
+            if loop["plain"] is not None:
+                assert gpu_static.ratio(loop) <= LIMITS.get(where, loop["limit"]), (where, loop)
 
 
 SASS = """
@@ -87,6 +83,7 @@ SASS = """
 .L_x_1:
         /*0010*/              @!P0 LDG.E.64 R4, desc[UR4][R2.64] ;
         /*0020*/                   FFMA R0, R1, R1, R0 ;
+        /*0028*/                   NOP ;
         /*0030*/               @P0 BRA `(.L_x_1) ;
         /*0040*/               @P1 BRA `(.L_x_0) ;
 .L_x_2:

@@ -7,25 +7,45 @@ them holds R x C pairs in registers, and R + C loads serve R * C differences. R 
 the threads: then Triton loads a coordinate where it is used, and not by way of shared memory.
 
 Points come in quads of coordinates (see `quads`): a tile's points lie side by side, and the coordinates of a quad one
-load apart.
+load apart. They are padded so that no tile reaches beyond, for then a thread has one address for its points of a side,
+and a constant to each of them. That needs POINTS to be a multiple of a tile's rows, and those of its columns.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Coordinates come in multiples of this, so that a block of them needs no mask.
+# Points and coordinates come in multiples of these.
+POINTS: tl.constexpr = tl.constexpr(128)
 PADDED: tl.constexpr = tl.constexpr(32)
 
 
 def quads(t: Tensor, directions: Tensor | None) -> Tensor:
-    """t (B, n, d) as (B, quads, n, 4), zeros at the end; with directions as (B, quads, n, 8), four of each."""
+    """t (B, n, d) as (B, quads, padded n, 4), zeros at the end; with directions as (..., 8), four of each."""
     parts = [t] if directions is None else [t, directions]
-    parts = [torch.nn.functional.pad(p, (0, -p.shape[-1] % PADDED.value)) for p in parts]
+    padding = 0, -t.shape[-1] % PADDED.value, 0, -t.shape[-2] % POINTS.value
+    parts = [torch.nn.functional.pad(p, padding) for p in parts]
     return torch.cat([p.unflatten(-1, (-1, 4)) for p in parts], -1).movedim(-2, -3).contiguous()
+
+
+def sums_like(t: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """Memory for what programs add up for t (..., n, d), the tile of a program after that of another."""
+    *batch, n, d = t.shape
+    size = triton.cdiv(n, rows) * rows * triton.cdiv(d, PADDED.value) * PADDED.value
+    return t.new_empty(math.prod(batch) * size, dtype=dtype)
+
+
+def gathered(sums: Tensor, t: Tensor, rows: int, depth: int) -> Tensor:
+    """Those sums as t is."""
+    *batch, n, d = t.shape
+    blocks, deep = triton.cdiv(n, rows), triton.cdiv(d, PADDED.value) * (PADDED.value // depth)
+    tiles = sums.view(*batch, blocks, deep, rows, depth).transpose(-3, -2)
+    return tiles.reshape(*batch, blocks * rows, deep * depth)[..., :n, :d].contiguous()
 
 
 # Kernels as functions of s = ||x - y||^2. With c the smallest scale, they are returned in units
@@ -123,9 +143,38 @@ def coordinates(p, mask, D: tl.constexpr, PAIRED: tl.constexpr):
 
 
 @triton.jit
+def quad(p, WIDTH: tl.constexpr):
+    """The WIDTH coordinates at each p (R, DOWN), of points in quads: a tuple."""
+    if p.dtype.element_ty == tl.float64:
+        # Two in one load of 16 bytes; twice the points are to be fewer than the threads, as in the beginning.
+        out = ()
+        for k in tl.static_range(0, WIDTH, 2):
+            at = tl.multiple_of(p[:, :, None] + (k + tl.arange(0, 2)), (1, 1, 16))
+            low, high = tl.split(tl.load(at))
+            out = out + (low, high)
+    else:
+        out = coordinates(p, None, WIDTH, True)
+    return out
+
+
+@triton.jit
 def points(first, R: tl.constexpr, DOWN: tl.constexpr):
     """The points of a side of a tile, (R, DOWN)."""
     return first + tl.arange(0, R)[:, None] * DOWN + tl.arange(0, DOWN)[None, :]
+
+
+@triton.jit
+def padded(n):
+    """The points of `quads` for n."""
+    return tl.cdiv(n, POINTS) * POINTS
+
+
+@triton.jit
+def places(first, R: tl.constexpr, DOWN: tl.constexpr, WIDTH: tl.constexpr):
+    """Where the points of a side of a tile begin, (R, DOWN)."""
+    # In 64 bits: sums of 32 may wrap, and nothing is known of their distance.
+    own = (first + tl.arange(0, DOWN)).to(tl.int64) * WIDTH
+    return own[None, :] + (tl.arange(0, R).to(tl.int64) * (DOWN * WIDTH))[:, None]
 
 
 @triton.jit
@@ -134,16 +183,16 @@ def distances(
     DIRECTIONS: tl.constexpr, DOUBLE: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
     DOWN: tl.constexpr, ACROSS: tl.constexpr,
 ):  # fmt: skip
-    """||x_i - y_j||^2 from `start` on and, with DIRECTIONS, (x_i - y_j) . (v_i - w_j); last points repeat."""
+    """||x_i - y_j||^2 from `start` on and, with DIRECTIONS, (x_i - y_j) . (v_i - w_j), of padded points."""
     WIDTH: tl.constexpr = 8 if DIRECTIONS else 4
     s = tl.zeros((R, C, DOWN, ACROSS), tl.float64 if DOUBLE else tl.float32)
     q = s
     s += start
-    own = tl.minimum(points(row, R, DOWN), n_rows - 1) * WIDTH
-    other = tl.minimum(points(column, C, ACROSS), n_columns - 1) * WIDTH
+    own = places(row, R, DOWN, WIDTH)
+    other = places(column, C, ACROSS, WIDTH)
     for _ in range(0, d, 4):
-        xs = coordinates(x + own, None, WIDTH, not DOUBLE)
-        ys = coordinates(y + other, None, WIDTH, not DOUBLE)
+        xs = quad(x + own, WIDTH)
+        ys = quad(y + other, WIDTH)
         for k in tl.static_range(4):
             difference = xs[k][:, None, :, None] - ys[k][None, :, None, :]
             s = tl.fma(difference, difference, s)
@@ -162,37 +211,47 @@ def row_sums(partial):
 
 @triton.jit
 def column_pieces(tile):
-    """A tile as matrices (rows, ACROSS), of the columns 0.., ACROSS.., 2 ACROSS.. and so on; C is 4 or 8."""
+    """A tile as matrices (rows, ACROSS), of the columns 0.., ACROSS.., 2 ACROSS.. and so on; C is 2, 4 or 8."""
     C: tl.constexpr = tile.shape[1]
+    ACROSS: tl.constexpr = tile.shape[3]
     rows: tl.constexpr = tile.shape[0] * tile.shape[2]
     tile = tl.permute(tile, (0, 2, 3, 1))
     # In the order of bits from the last: a tensor splits in two along its last dimension alone.
-    x, y = tl.split(tl.reshape(tile, (rows, tile.shape[2], C // 2, 2)))
-    x0, x1 = tl.split(tl.reshape(x, (rows, tile.shape[2], C // 4, 2)))
-    y0, y1 = tl.split(tl.reshape(y, (rows, tile.shape[2], C // 4, 2)))
-    if C == 4:
-        shape: tl.constexpr = (rows, tile.shape[2])
-        return (
-            tl.reshape(x0, shape),
-            tl.reshape(y0, shape),
-            tl.reshape(x1, shape),
-            tl.reshape(y1, shape),
-        )
+    x, y = tl.split(tl.reshape(tile, (rows, ACROSS, C // 2, 2)))
+    if C == 2:
+        return tl.reshape(x, (rows, ACROSS)), tl.reshape(y, (rows, ACROSS))
     else:
-        x00, x01 = tl.split(x0)
-        x10, x11 = tl.split(x1)
-        y00, y01 = tl.split(y0)
-        y10, y11 = tl.split(y1)
-        return x00, y00, x10, y10, x01, y01, x11, y11
+        x0, x1 = tl.split(tl.reshape(x, (rows, ACROSS, C // 4, 2)))
+        y0, y1 = tl.split(tl.reshape(y, (rows, ACROSS, C // 4, 2)))
+        if C == 4:
+            return (
+                tl.reshape(x0, (rows, ACROSS)),
+                tl.reshape(y0, (rows, ACROSS)),
+                tl.reshape(x1, (rows, ACROSS)),
+                tl.reshape(y1, (rows, ACROSS)),
+            )
+        else:
+            x00, x01 = tl.split(x0)
+            x10, x11 = tl.split(x1)
+            y00, y01 = tl.split(y0)
+            y10, y11 = tl.split(y1)
+            return x00, y00, x10, y10, x01, y01, x11, y11
 
 
 @triton.jit
-def block(x, points, n, k, DEPTH: tl.constexpr, WIDTH: tl.constexpr):
-    """The coordinates k.. k + DEPTH of those points, (points, DEPTH); the last point repeats."""
+def block(x, first, n, k, COUNT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr):
+    """The addresses of the coordinates k.. k + DEPTH of COUNT points, (COUNT, DEPTH)."""
     ks = tl.arange(0, DEPTH)
     x += n.to(tl.int64) * WIDTH * (k // 4)
-    at = (tl.minimum(points, n - 1) * WIDTH)[:, None]
-    return tl.load(x + (at + (ks // 4 * (n * WIDTH) + ks % 4)[None, :]))
+    at = ((first + tl.arange(0, COUNT)) * WIDTH)[:, None]
+    return x + (at + (ks // 4 * (n * WIDTH) + ks % 4)[None, :]).to(tl.int64)
+
+
+@triton.jit
+def sums_of(g, k, ROWS: tl.constexpr, DEPTH: tl.constexpr):
+    """The addresses of a program's sums for the coordinates k.. k + DEPTH, (ROWS, DEPTH): see `gathered`."""
+    rows = tl.arange(0, ROWS)[:, None]
+    return g + k * ROWS + (rows * DEPTH + tl.arange(0, DEPTH)[None, :])
 
 
 @triton.jit

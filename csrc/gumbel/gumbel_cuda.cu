@@ -147,13 +147,11 @@ __global__ void __launch_bounds__(kThreads)
   each([&](std::int64_t k, T z) {
     out[k] = z;
     const T g = gradient ? gradient[k] : T(0);
-    if (z > sums.maximum) {
-      const T w = weight(sums.maximum, z, scale);
-      sums = {z, sums.total * w + 1, sums.dot * w + g};
-    } else {
-      const T w = weight(z, sums.maximum, scale);
-      sums.total += w, sums.dot += w * g;
-    }
+    // Without a branch: threads of a warp would take both.
+    const bool higher = z > sums.maximum;
+    const T w = weight(higher ? sums.maximum : z, higher ? z : sums.maximum, scale);
+    sums = {higher ? z : sums.maximum, higher ? sums.total * w + 1 : sums.total + w,
+            higher ? sums.dot * w + g : sums.dot + w * g};
   });
   sums = over_group<G>(sums, scale);
   const T inverse = 1 / sums.total;

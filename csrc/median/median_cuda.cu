@@ -5,12 +5,13 @@
 #include <cstdint>
 
 #include "common/launch.cuh"
+#include "common/tiles.cuh"
 #include "median/median.h"
 
 namespace vimae {
 namespace {
 
-constexpr int kSide = 16, kThreads = kSide * kSide, kChunk = 16;
+constexpr int kThreads = kTileThreads;
 
 template <class T>
 struct Bits;
@@ -47,40 +48,61 @@ __global__ void __launch_bounds__(kThreads) start(const T* x, std::int64_t size,
   if (threadIdx.x == 0) state[blockIdx.x] = {0, bad};
 }
 
-// counts[batch][block] = the pairs i < j of a 16 row block with squared distance below the bits
+// counts[batch][block] = the pairs i < j of a 64 row block with squared distance below the bits
 // with `bit` set.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     count_below(const T* x, int N, int d, const State<T>* state, int bit,
                 unsigned long long* counts) {
-  __shared__ T rows[kChunk][kSide + 1], columns[kChunk][kSide + 1];
-  const int blocks = (N + kSide - 1) / kSide, batch = blockIdx.x / blocks,
-            block = blockIdx.x % blocks;
-  const int ti = threadIdx.x / kSide, tj = threadIdx.x % kSide, i = block * kSide + ti;
+  using P = Pairs<sizeof(T) == 4 ? 8 : 4, 4>;
+  constexpr int kRows = kPadded<T, kTileRows>, kColumns = kPadded<T, P::kColumns>;
+  __shared__ __align__(16) T rows[kChunk * kRows], columns[kChunk * kColumns];
+  const int blocks = (N + kTileRows - 1) / kTileRows, batch = blockIdx.x / blocks,
+            row = blockIdx.x % blocks * kTileRows;
   const T* own = x + std::int64_t(batch) * N * d;
   const T threshold = Bits<T>::value(state[batch].bits | typename Bits<T>::type(1) << bit);
-  double below = 0;
-  for (int first = block * kSide; first < N; first += kSide) {
-    T s = 0;
+  const Stage<kTileRows> stage(N - row, d);
+  int below = 0;
+  for (int first = row; first < N; first += P::kColumns) {
+    const Stage<P::kColumns> others(N - first, d);
+    T s[P::kA][P::kB] = {};
     for (int k0 = 0; k0 < d; k0 += kChunk) {
-      const int k = k0 + tj;
       __syncthreads();  // fault: barrier
-      rows[tj][ti] = k < d ? own[std::int64_t(min(i, N - 1)) * d + k] : T(0);
-      columns[tj][ti] = k < d ? own[std::int64_t(min(first + ti, N - 1)) * d + k] : T(0);
+      stage.load(own + std::int64_t(row) * d + k0, d - k0, rows);
+      others.load(own + std::int64_t(first) * d + k0, d - k0, columns);
       __syncthreads();
-      T part = 0;
+      T part[P::kA][P::kB] = {};
 #pragma unroll
       for (int c = 0; c < kChunk; ++c) {
-        const T diff = rows[c][ti] - columns[c][tj];
-        part += diff * diff;
+        T x_i[P::kA], x_j[P::kB];
+        read(rows + c * kRows + P::row(), x_i);
+        read(columns + c * kColumns + P::column(), x_j);
+#pragma unroll
+        for (int a = 0; a < P::kA; ++a) {
+#pragma unroll
+          for (int b = 0; b < P::kB; ++b) {
+            const T diff = x_i[a] - x_j[b];
+            part[a][b] += diff * diff;
+          }
+        }
       }
-      s += part;
+#pragma unroll
+      for (int a = 0; a < P::kA; ++a) {
+#pragma unroll
+        for (int b = 0; b < P::kB; ++b) s[a][b] += part[a][b];
+      }
     }
-    const int j = first + tj;
-    below += i < j && j < N && s < threshold;
+#pragma unroll
+    for (int a = 0; a < P::kA; ++a) {
+#pragma unroll
+      for (int b = 0; b < P::kB; ++b) {
+        const int i = row + P::row() + a, j = first + P::column() + b;
+        below += i < j && j < N && s[a][b] < threshold;
+      }
+    }
   }
-  below = block_sum<kThreads>(below);  // whole numbers below 2^53: exact
-  if (threadIdx.x == 0) counts[blockIdx.x] = (unsigned long long)below;
+  const double all = block_sum<kThreads>(double(below));  // whole numbers below 2^53: exact
+  if (threadIdx.x == 0) counts[blockIdx.x] = (unsigned long long)all;
 }
 
 template <class T>
@@ -102,7 +124,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 void run(const MedianCuda<T>& a) {
-  const int blocks = int((a.N + kSide - 1) / kSide);
+  const int blocks = int((a.N + kTileRows - 1) / kTileRows);
   const cudaStream_t stream = static_cast<cudaStream_t>(a.stream);
   auto* counts = static_cast<unsigned long long*>(a.workspace);
   auto* state = reinterpret_cast<State<T>*>(counts + a.batch * blocks);
@@ -118,7 +140,8 @@ void run(const MedianCuda<T>& a) {
 
 template <class T>
 std::int64_t workspace(const MedianCuda<T>& a) {
-  return a.batch * ((a.N + kSide - 1) / kSide) * 8 + a.batch * std::int64_t(sizeof(State<T>));
+  return a.batch * ((a.N + kTileRows - 1) / kTileRows) * 8 +
+         a.batch * std::int64_t(sizeof(State<T>));
 }
 
 }  // namespace

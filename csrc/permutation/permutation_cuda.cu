@@ -7,13 +7,14 @@
 #include <cstdint>
 
 #include "common/launch.cuh"
+#include "common/tiles.cuh"
 #include "mmd/mmd_math.h"
 #include "permutation/permutation.h"
 
 namespace vimae {
 namespace {
 
-constexpr int kTile = 32, kThreads = 128, kChunk = 16;  // a tile's side is the bits of a word
+constexpr int kTile = 32, kThreads = kTileThreads;  // a tile's side is the bits of a word
 constexpr int kLanes = kTile / 2, kRowsOf = kTile * kTile / kThreads / 2;
 
 template <class T>
@@ -39,7 +40,8 @@ struct Args {
 
 template <class T, Family F>
 __global__ void __launch_bounds__(kThreads) tiles(Args<T> a, Scales<T> scales) {
-  __shared__ T xs[kChunk][kTile + 1], ys[kChunk][kTile + 1];
+  constexpr int kStride = kPadded<T, kTile>;
+  __shared__ __align__(16) T xs[kChunk * kStride], ys[kChunk * kStride];
   __shared__ __align__(16) T k[kTile][kTile];
   const std::int64_t batch = blockIdx.x / a.programs;
   const T* x = a.x + batch * a.N * a.d;
@@ -56,26 +58,23 @@ __global__ void __launch_bounds__(kThreads) tiles(Args<T> a, Scales<T> scales) {
     while (p < panels && q >= panels) ++p, q += p - panels;
     if (p == panels) break;
 
+    const Stage<kTile> rows_of(a.N - p * kTile, a.d), others_of(a.N - q * kTile, a.d);
     T s[kRowsOf][2] = {};
     for (int k0 = 0; k0 < a.d; k0 += kChunk) {
       __syncthreads();  // fault: barrier
-      for (int i = threadIdx.x; i < kTile * kChunk; i += kThreads) {
-        const int e = i % kChunk, point = i / kChunk;
-        const bool inside = k0 + e < a.d;
-        xs[e][point] =
-            inside ? x[std::int64_t(min(p * kTile + point, a.N - 1)) * a.d + k0 + e] : T(0);
-        ys[e][point] =
-            inside ? x[std::int64_t(min(q * kTile + point, a.N - 1)) * a.d + k0 + e] : T(0);
-      }
+      rows_of.load(x + std::int64_t(p) * kTile * a.d + k0, a.d - k0, xs);
+      others_of.load(x + std::int64_t(q) * kTile * a.d + k0, a.d - k0, ys);
       __syncthreads();
       T part[kRowsOf][2] = {};
 #pragma unroll
       for (int e = 0; e < kChunk; ++e) {
+        T x_i[kRowsOf];
+        read(xs + e * kStride + ti, x_i);
 #pragma unroll
         for (int r = 0; r < kRowsOf; ++r) {
 #pragma unroll
           for (int b = 0; b < 2; ++b) {
-            const T diff = xs[e][ti + r] - ys[e][tj + b * kLanes];
+            const T diff = x_i[r] - ys[e * kStride + tj + b * kLanes];
             part[r][b] += diff * diff;
           }
         }

@@ -11,4 +11,7 @@ def loops(kernel: str) -> tuple[Loop, ...]:
     # kernel value is loaded for a single multiply-add or, as a pair, for two; and the loop that is found there is
     # counted with the unpacking of its labels. A debt.
     add, fma, limit = ("FADD", "FFMA", 1.35) if "float" in kernel else ("DADD", "DFMA", 7.5)
-    return Loop("distances", add, 1, 2, limit=2.6), Loop("labels", fma, 1, 1, limit)
+    # One more addition for sixteen coordinates: squares are summed per chunk. A debt: a thread's eight pairs take
+    # three loads, and the loop brings its coordinates to shared memory.
+    distances = Loop("distances", add, 17 / 16, 2, 1.52, without="MUFU")
+    return distances, Loop("labels", fma, 1, 1, limit)

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..._autograd import accumulator
-from ..._triton import Launch, Shipped, on_device_of
+from ..._triton import Launch, Loop, Shipped, on_device_of
 
 
 @triton.jit
@@ -41,33 +41,49 @@ def _philox(counter, k0, k1):
 @triton.jit
 def _log1p_near(r, DOUBLE: tl.constexpr):
     """log(1 + r) for sqrt(1/2) <= 1 + r <= sqrt(2), exact also where r is small: see gumbel_math.h."""
-    TERMS: tl.constexpr = 10 if DOUBLE else 4
-    s = r / (r + 2.0)
-    z = s * s
-    half = r * r * 0.5
-    p = z * (2.0 / (2 * TERMS + 1))
-    for k in tl.static_range(1, TERMS):
-        p = (p + 2.0 / (2 * (TERMS - k) + 1)) * z
-    return r - (half - s * (half + p))
+    if DOUBLE:
+        s = r / (r + 2.0)
+        z = s * s
+        half = r * r * 0.5
+        p = z * (2.0 / 21)
+        for k in tl.static_range(1, 10):
+            p = (p + 2.0 / (2 * (10 - k) + 1)) * z
+        log = r - (half - s * (half + p))
+    else:
+        z = r * r
+        low = tl.fma(
+            tl.fma(r, -0.1657758504152298, 0.19963063299655914),
+            z,
+            tl.fma(r, -0.2500133812427521, 0.3333390951156616),
+        )
+        p = tl.fma(tl.fma(r, 0.08700434863567352, -0.14267486333847046), r, 0.14914768934249878)
+        p = tl.fma(p, z * z, low)
+        log = tl.fma(tl.fma(p, r, -0.5), z, r)
+    return log
 
 
 @triton.jit
 def _split(x, DOUBLE: tl.constexpr):
-    """(k, f) with x = 2^k f and sqrt(1/2) <= f < sqrt(2), for normal positive x."""
-    INT: tl.constexpr = tl.int64 if DOUBLE else tl.int32
-    MANTISSA: tl.constexpr = 52 if DOUBLE else 23
-    SQRT_HALF: tl.constexpr = 0x3FE6A09E667F3BCD if DOUBLE else 0x3F3504F3
-    bits = x.to(INT, bitcast=True) - SQRT_HALF
-    k = bits >> MANTISSA
-    f = (bits & ((1 << MANTISSA) - 1)) + SQRT_HALF
+    """(k, f) with x = 2^k f and sqrt(1/2) <= f < sqrt(2), for normal positive x; k of float32 in units of 2^-23."""
+    if DOUBLE:
+        bits = x.to(tl.int64, bitcast=True) - 0x3FE6A09E667F3BCD
+        k = bits >> 52
+        f = (bits & ((1 << 52) - 1)) + 0x3FE6A09E667F3BCD
+    else:
+        bits = x.to(tl.int32, bitcast=True)
+        # As it stands in the bits of x.
+        k = (bits - 0x3F3504F3) & -0x800000
+        f = bits - k
     return k.to(x.dtype), f.to(x.dtype, bitcast=True)
 
 
 @triton.jit
 def _add_log2(k, log, DOUBLE: tl.constexpr):
-    HIGH: tl.constexpr = 0.6931471803691238 if DOUBLE else 0.693145751953125
-    LOW: tl.constexpr = 1.9082149292705877e-10 if DOUBLE else 1.428606765330187e-06
-    return k * HIGH + (log + k * LOW)
+    if DOUBLE:
+        return k * 0.6931471803691238 + (log + k * 1.9082149292705877e-10)
+    else:
+        # Rounded to float32, log 2 is right to 3e-9 of itself.
+        return tl.fma(k, 8.262958317573066e-08, log)
 
 
 @triton.jit
@@ -76,17 +92,14 @@ def _gumbel(word, DOUBLE: tl.constexpr):
     FLOAT: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     # Of u and 1 - u the smaller is exact; below 1 - sqrt(1/2), log(1 - u) needs no exponent.
     small = word < 1257966797
-    v = (tl.where(small, word, ~word).to(FLOAT) + 0.5) * 2.3283064365386963e-10
+    v = tl.fma(
+        tl.where(small, word, ~word).to(FLOAT), 2.3283064365386963e-10, 1.1641532182693481e-10
+    )
     k, f = _split(v, DOUBLE)
     near = _log1p_near(tl.where(small, -v, f - 1.0), DOUBLE)
     e = -_add_log2(tl.where(small, 0.0, k), near, DOUBLE)
-    if DOUBLE:
-        k, f = _split(e, DOUBLE)
-        g = -_add_log2(k, _log1p_near(f - 1.0, DOUBLE), DOUBLE)
-    else:
-        # One instruction, good to 2^-22: g is added to logits.
-        g = tl.log2(e) * -0.6931471805599453
-    return g
+    k, f = _split(e, DOUBLE)
+    return -_add_log2(k, _log1p_near(f - 1.0, DOUBLE), DOUBLE)
 
 
 @triton.jit
@@ -251,7 +264,11 @@ def _tile(K: int) -> tuple[dict[str, Any], dict[str, Any]]:
     columns = max(16, triton.next_power_of_2(K)) if whole else 2048
     warps = 4 if columns <= 1024 else 8 if columns <= 4096 else 16
     constants = {"WHOLE": whole, "ROWS": max(1, 512 // columns), "COLUMNS": columns}
-    return constants, {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+    options = {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+    if not whole and torch.version.hip is None:
+        # Left alone, ptxas spills a few registers where that lets one more program fit.
+        options["maxnreg"] = 128
+    return constants, options
 
 
 def _sample_launch(K: int, mode: str, seeds: bool) -> Launch:
@@ -284,7 +301,32 @@ def shipped() -> Iterator[Shipped]:
             arguments = {a: known.get(a, "i32") for a in launch.kernel.arg_names}
             seeds = ", seeds" if launch.constants.get("SEEDS") else ""
             everywhere = bits == 32 and name.endswith("K=1024") and not seeds
-            yield Shipped(f"{name}{seeds} fp{bits}", launch, arguments, everywhere=everywhere)
+            loops = _loops(launch) if bits == 32 else ()
+            yield Shipped(f"{name}{seeds} fp{bits}", launch, arguments, loops, everywhere)
+
+
+def _loops(launch: Launch) -> tuple[Loop, ...]:
+    """By hand, an element in float32 of rows that are met twice; shorter rows have no loop.
+
+    Its noise takes 49: 10 of Philox, for four elements share ten rounds of two wide products and two exclusive ors of
+    three words; 4 to make u of a word (a comparison, the complement, a conversion, a multiply-add); 34 for two
+    logarithms, each a split in four (difference, mask, difference, conversion), f - 1, ten for the polynomial
+    (multiply-adds but for two products), a multiply-add for the exponent, and two selections in the first; and one
+    to add it to the logit. Then 9 for the sum: a comparison, three for the argument of the exponential, that, two
+    updates and a selection among them, and the maximum. For the gradient three more. The second sweep has the three of
+    the argument, the exponential and a product, and for the gradient a difference and two products more. The hard
+    sample has five: two comparisons and three selections.
+    """
+    if launch.kernel is _backward_kernel or launch.constants["WHOLE"]:
+        return ()
+    mode = launch.constants["MODE"]
+    # A debt: masks and 64-bit addresses of every element, for a row may begin anywhere.
+    limit = {"soft": 1.3, "hard": 1.3, "gradient": 1.42}[mode]
+    ffma, plain = {"soft": (21, 58), "hard": (19, 54), "gradient": (23, 61)}[mode]
+    sweep = Loop("sums", "FFMA", ffma, plain, limit, without="STG")
+    if mode == "hard":
+        return (sweep,)
+    return sweep, Loop("sample", "FFMA", 20, 54 if mode == "soft" else 57, limit)
 
 
 def gumbel_softmax(logits: Tensor, seed: Tensor, tau: float, hard: bool) -> Tensor:

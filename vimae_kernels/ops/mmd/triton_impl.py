@@ -27,7 +27,9 @@ from ..._pairs_triton import (
     column_pieces,
     coordinates,
     distances,
+    gathered,
     kernel,
+    padded,
     points,
     product,
     quads,
@@ -35,6 +37,8 @@ from ..._pairs_triton import (
     share_of,
     slope_unit,
     start_of,
+    sums_like,
+    sums_of,
     value_unit,
 )
 from ..._triton import Launch, Loop, Shipped, on_device_of
@@ -233,14 +237,11 @@ def _add_own(
 ):
     """At g, less the rows' coordinates, from the first row's, times the sums of their weights."""
     weights = row_sums(partial)
-    rows = row + tl.arange(0, ROWS)
     for k in range(0, d, DEPTH):
-        xs = block(x, rows, n_rows, k, DEPTH, WIDTH)
-        xs -= block(x, row + tl.zeros((ROWS,), tl.int32), n_rows, k, DEPTH, WIDTH)
-        mask = (rows < n_rows)[:, None] & (tl.arange(0, DEPTH) < d - k)[None, :]
-        at = g + k + (tl.arange(0, ROWS)[:, None] * d + tl.arange(0, DEPTH)[None, :])
-        total = tl.load(at, mask=mask, other=0.0)
-        tl.store(at, tl.fma(-weights, xs, total), mask=mask)
+        xs = tl.load(block(x, row, n_rows, k, ROWS, DEPTH, WIDTH))
+        xs -= tl.load(block(x, row, n_rows, k, 1, DEPTH, WIDTH))
+        at = sums_of(g, k, ROWS, DEPTH)
+        tl.store(at, tl.fma(-weights, xs, tl.load(at)))
     tl.debug_barrier()
 
 
@@ -254,14 +255,14 @@ def _tiled_sweep(
     """The sum of V over the rows from `row` and the columns start..stop; adds to the sums at g."""
     DOWN: tl.constexpr = ROWS // R
     ACROSS: tl.constexpr = COLUMNS // C
-    rows = row + tl.arange(0, ROWS)
-    g += row.to(tl.int64) * d
+    x_stride = padded(n_rows)
+    y_stride = padded(n_columns)
     value = tl.zeros((DOWN, ACROSS), tl.float64)
     a_sum = tl.zeros((R, DOWN, ACROSS), tl.float64 if DOUBLE else tl.float32)
     b_sum = a_sum
     for j in range(start, stop, COLUMNS):
         s, q = distances(
-            x, row, n_rows, y, j, n_columns, d, start_of(scales, IMQ, DOUBLE),
+            x, row, x_stride, y, j, y_stride, d, start_of(scales, IMQ, DOUBLE),
             WIDTH == 8, DOUBLE, R, C, DOWN, ACROSS,
         )  # fmt: skip
         v, a, b = kernel(s, scales, SCALES, IMQ, DOUBLE)
@@ -281,29 +282,26 @@ def _tiled_sweep(
                 b_sum += tl.sum(b, 1)
                 b = column_pieces(b)
             for k in range(0, d, DEPTH):
-                first = row + tl.zeros((ACROSS,), tl.int32)
-                r = block(x, first, n_rows, k, DEPTH, WIDTH)
+                r = tl.load(block(x, row, x_stride, k, 1, DEPTH, WIDTH))
+                ys = block(y, j, y_stride, k, ACROSS, DEPTH, WIDTH)
                 total = tl.zeros((ROWS, DEPTH), x.dtype.element_ty)
                 for c in tl.static_range(C):
-                    columns = j + c * ACROSS + tl.arange(0, ACROSS)
-                    ys = block(y, columns, n_columns, k, DEPTH, WIDTH) - r
-                    total = product(b[c] if ORDER == 2 else a[c], ys, total)
+                    y_c = tl.load(ys + c * ACROSS * WIDTH) - r
+                    total = product(b[c] if ORDER == 2 else a[c], y_c, total)
                 if ORDER == 2:
-                    r = block(x + 4, first, n_rows, k, DEPTH, WIDTH)
+                    r = tl.load(block(x + 4, row, x_stride, k, 1, DEPTH, WIDTH))
                     for c in tl.static_range(C):
-                        columns = j + c * ACROSS + tl.arange(0, ACROSS)
-                        ws = block(y + 4, columns, n_columns, k, DEPTH, WIDTH) - r
-                        total = product(a[c], ws, total)
-                mask = (rows < n_rows)[:, None] & (tl.arange(0, DEPTH) < d - k)[None, :]
-                at = g + k + (tl.arange(0, ROWS)[:, None] * d + tl.arange(0, DEPTH)[None, :])
-                tl.store(at, tl.load(at, mask=mask, other=0.0) + total, mask=mask)
+                        w_c = tl.load(ys + (c * ACROSS * WIDTH + 4)) - r
+                        total = product(a[c], w_c, total)
+                at = sums_of(g, k, ROWS, DEPTH)
+                tl.store(at, tl.load(at) + total)
             # The next tile reads what this one wrote.
             tl.debug_barrier()
     if ORDER == 1:
-        _add_own(g, x, a_sum, row, n_rows, d, ROWS, DEPTH, WIDTH)
+        _add_own(g, x, a_sum, row, x_stride, d, ROWS, DEPTH, WIDTH)
     elif ORDER == 2:
-        _add_own(g, x + 4, a_sum, row, n_rows, d, ROWS, DEPTH, WIDTH)
-        _add_own(g, x, b_sum, row, n_rows, d, ROWS, DEPTH, WIDTH)
+        _add_own(g, x + 4, a_sum, row, x_stride, d, ROWS, DEPTH, WIDTH)
+        _add_own(g, x, b_sum, row, x_stride, d, ROWS, DEPTH, WIDTH)
     return tl.sum(value)
 
 
@@ -314,25 +312,23 @@ def _tiled_kernel(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """x and y in quads (with directions for a Hessian); gx and gy as above."""
+    """x and y in quads, with directions for a Hessian; gx and gy of each split as `gathered` has them."""
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
     batch, split, is_x, own, _own_v, other, _other_v, g, n_own, n_other, row, same, cross = (
         _program(x, y, x, y, gx, gy, n, m, unbiased, splits, ROWS)
     )
     WIDTH: tl.constexpr = 8 if ORDER == 2 else 4
-    size = tl.cdiv(d, PADDED) * (PADDED // 4) * WIDTH
-    own += batch * n_own * size
-    other += batch * n_other * size
+    quads = tl.cdiv(d, PADDED) * (PADDED // 4)
+    own += batch * padded(n_own) * quads * WIDTH
+    other += batch * padded(n_other) * quads * WIDTH
     value = 0.0 * same
     if ORDER > 0 and (BOTH or is_x):
         unit = -4.0 * slope_unit(scales, IMQ, DOUBLE)
-        g += split.to(tl.int64) * share + batch * n_own * d
-        rows = row + tl.arange(0, ROWS)
+        rows = batch * (tl.cdiv(n_own, ROWS) * ROWS) + row
+        # Four of a thread's sums in one load.
+        g = tl.multiple_of(g + (split.to(tl.int64) * share + rows * quads * 4), 16)
         for k in range(0, d, DEPTH):
-            ks = k + tl.arange(0, DEPTH)
-            at = g + rows[:, None].to(tl.int64) * d + ks[None, :]
-            mask = (rows < n_own)[:, None] & (ks < d)[None, :]
-            tl.store(at, tl.zeros((ROWS, DEPTH), x.dtype.element_ty), mask=mask)
+            tl.store(sums_of(g, k, ROWS, DEPTH), tl.zeros((ROWS, DEPTH), x.dtype.element_ty))
         tl.debug_barrier()
         start, stop = share_of(0, n_own, split, splits, COLUMNS)
         y_at, n_at, weight, count = own, n_own, same, same
@@ -409,8 +405,8 @@ class Tile(NamedTuple):
 # tests/test_triton_aot.py compiles all of it for each and fails if one spills.
 _FLOAT32: dict[int, dict[int | None, Tile]] = {
     VALUE: {8: Tile(64, 8, 4), 16: Tile(64, 16, 4), None: Tile(128, 128, 8, 32, (8, 8))},
-    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(64, 64, 8, 32, (4, 4))},
-    HESSIAN: {8: Tile(32, 16, 4), None: Tile(64, 64, 8, 32, (4, 4))},
+    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(128, 64, 8, 32, (4, 8))},
+    HESSIAN: {8: Tile(32, 16, 4), None: Tile(64, 64, 4, 32, (8, 4))},
 }
 _FLOAT64: dict[int, dict[int | None, Tile]] = {
     VALUE: {8: Tile(32, 16, 4), 16: Tile(16, 16, 4), None: Tile(64, 64, 8, 16, (4, 4))},
@@ -419,10 +415,11 @@ _FLOAT64: dict[int, dict[int | None, Tile]] = {
 }
 # The tiled kernels with several scales, where those of one would spill.
 _SEVERAL_SCALES = {
-    (torch.float32, GRADIENT): Tile(32, 64, 8, 16, (2, 4)),
-    (torch.float64, VALUE): Tile(16, 64, 8, 16, (1, 4)),
-    (torch.float64, GRADIENT): Tile(16, 64, 8, 16, (1, 4)),
-    (torch.float64, HESSIAN): Tile(16, 64, 8, 16, (1, 4)),
+    (torch.float32, GRADIENT): Tile(64, 64, 8, 32, (4, 4)),
+    (torch.float32, HESSIAN): Tile(64, 64, 8, 32, (4, 4)),
+    (torch.float64, VALUE): Tile(64, 32, 8, 16, (2, 4)),
+    (torch.float64, GRADIENT): Tile(32, 32, 8, 16, (1, 4)),
+    (torch.float64, HESSIAN): Tile(32, 32, 8, 16, (1, 4)),
 }
 
 
@@ -450,9 +447,12 @@ def configuration(
             # Left alone, ptxas spills a few registers where that lets one more program fit.
             options["maxnreg"] = 255
         r, c = tile.block
-        # A Hessian's second product makes the RBF spill at 32.
-        depth = 16 if order == HESSIAN and family == "rbf" else tile.depth
-        return Launch(_tiled_kernel, {**constants, "R": r, "C": c, "DEPTH": depth}, options)
+        return Launch(_tiled_kernel, {**constants, "R": r, "C": c, "DEPTH": tile.depth}, options)
+    if dtype == torch.float64 and torch.version.hip is None:
+        options["maxnreg"] = 255
+    if dtype == torch.float64 and order == HESSIAN and scales > 1:
+        # Their constants leave the registers for one pair of a thread.
+        options["num_warps"] = 8
     paired = dtype == torch.float32 and d % 2 == 0
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
 
@@ -511,19 +511,16 @@ def _loops(d: int | None, dtype: torch.dtype, order: int, family: str) -> tuple[
     if dtype == torch.float32:
         add, fma, pair, kernel, limit = "FADD", "FFMA", "MUFU", 3, 1.25
     else:
-        # A division takes 16 instructions and an exponential 30, beside moves of their constants.
+        # A division takes 16 instructions and an exponential 30. A debt: moves of their constants and of operands
+        # to the division's slow path, and a load for each coordinate.
         add, fma, limit = "DADD", "DFMA", 1.65
         pair, kernel = ("MUFU", 18) if family == "imq" else ("DSETP", 32)
     if d is not None:
         return (Loop("pairs", pair, 1, (2, 3, 6)[order] * d + kernel, limit),)
-    # A debt. The best tile, (128, 128, 8, 32, (8, 8)), takes 1.14 and 1.28 times the plain counts on sm_90, but spills
-    # on sm_80 and sm_100: this is the best of those tried that spills nowhere. The product takes its operands from
-    # shared memory, differences of the coordinates to come, and the gradient from memory and back; on sm_120 float64
-    # has no matrix instruction.
     single = dtype == torch.float32
-    distances = Loop("distances", add, hessian, 2 * hessian, max(limit, 1.36 * (order == GRADIENT)))
-    most = 1.9 if not single else 1.55 if order == GRADIENT else 1.6
-    gradient = Loop("gradient", fma, hessian, hessian, most, without=pair)
+    distances = Loop("distances", add, hessian, 2 * hessian)
+    # A debt: on sm_120 float64 has no matrix instruction, and a thread's sums are too few for its operands.
+    gradient = Loop("gradient", fma, hessian, hessian, 1.25 if single else 1.85, without=pair)
     kernels = Loop("kernel", pair, 1, None)
     if order == VALUE:
         return (kernels, distances)
@@ -604,11 +601,15 @@ def _run(
     if order != HESSIAN:
         values = x.new_empty(problems * blocks * splits, dtype=torch.float64)
     # One split writes the gradients themselves, several write partial ones for _finish_kernel.
-    partial_x, partial_y, share = gx, gy, 0
+    sums_x, sums_y, share = gx, gy, 0
+    if tiled and order != VALUE:
+        sums_x = sums_like(x, launch.constants["ROWS"], dtype)
+        sums_y = sums_like(y, launch.constants["ROWS"], dtype) if both else empty
+    partial_x, partial_y = sums_x, sums_y
     if splits > 1 and order != VALUE:
-        share = gx.numel() + gy.numel()
+        share = sums_x.numel() + sums_y.numel()
         partial_x = x.new_empty(splits * share, dtype=dtype)
-        partial_y = partial_x[gx.numel() :]
+        partial_y = partial_x[sums_x.numel() :]
 
     sizes = (n, m, d) if tiled else (n, m)
     with on_device_of(x):
@@ -619,10 +620,14 @@ def _run(
         finish = (0 if order == HESSIAN else problems) + triton.cdiv(share, _FINISH_BLOCK)
         if finish:
             _finish_kernel[(finish,)](
-                values, value, partial_x, gx, gy, blocks * splits, problems, splits, share,
-                gx.numel(), VALUES=order != HESSIAN, BLOCK=_FINISH_BLOCK,
+                values, value, partial_x, sums_x, sums_y, blocks * splits, problems, splits,
+                share, sums_x.numel(), VALUES=order != HESSIAN, BLOCK=_FINISH_BLOCK,
                 **_FINISH_OPTIONS,
             )  # fmt: skip
+    if tiled and order != VALUE:
+        tile = launch.constants["ROWS"], launch.constants["DEPTH"]
+        gx = gathered(sums_x, x, *tile).view(gx.shape)
+        gy = gathered(sums_y, y, *tile).view(gy.shape) if both else gy
     return value, gx, gy
 
 

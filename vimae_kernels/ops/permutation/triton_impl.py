@@ -20,7 +20,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._pairs_triton import PADDED, distances, kernel, quads, start_of, value_unit
+from ..._pairs_triton import (
+    PADDED,
+    column_pieces,
+    distances,
+    kernel,
+    padded,
+    product,
+    quads,
+    start_of,
+    value_unit,
+)
 from ..._triton import Launch, Loop, Shipped, on_device_of
 from ..mmd.triton_impl import _pack, _scale_arguments
 
@@ -41,12 +51,14 @@ def weights(n: int, m: int) -> Weights:
 
 @triton.jit
 def _signs(labels, first, words, columns, cs, POINTS: tl.constexpr, PERMUTATIONS: tl.constexpr):
-    """+-1 (POINTS, PERMUTATIONS) in int32 of the points from `first` on."""
-    word = first // 32 + tl.arange(0, POINTS // 32)
+    """+-1 (POINTS, PERMUTATIONS) in int32 of the points from `first` on, half a word or whole ones."""
+    WORDS: tl.constexpr = (POINTS + 31) // 32
+    word = first // 32 + tl.arange(0, WORDS)
     at = labels + word.to(tl.int64)[:, None] * columns + cs[None, :]
     mask = (word < words)[:, None] & (cs < columns)[None, :]
     bits = tl.load(at, mask=mask, other=0)
-    ones = (bits[:, None, :] >> tl.arange(0, 32)[None, :, None]) & 1
+    places = first % 32 + tl.arange(0, POINTS // WORDS)
+    ones = (bits[:, None, :] >> places[None, :, None]) & 1
     return tl.reshape(ones, (POINTS, PERMUTATIONS)) * 2 - 1
 
 
@@ -60,8 +72,9 @@ def _tiles_kernel(
     """x (B, quads, N, 4); forms (B, programs, columns) and totals (B, programs), over pairs i < j."""
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
     FLOAT: tl.constexpr = x.dtype.element_ty
+    SIDE: tl.constexpr = TILE // BLOCK
     batch = (tl.program_id(0) // programs).to(tl.int64)
-    x += batch * N * tl.cdiv(d, PADDED) * PADDED
+    x += batch * padded(N) * tl.cdiv(d, PADDED) * PADDED
     labels += batch * label_stride
     forms += tl.program_id(0).to(tl.int64) * columns
     for c in range(0, columns, PERMUTATIONS):
@@ -87,8 +100,8 @@ def _tiles_kernel(
         others = q * TILE + tl.arange(0, TILE)
         # The layout that the product below wants would spread the points of a thread, at a load for each.
         s, _ = distances(
-            x, p * TILE, N, x, q * TILE, N, d, start_of(scales, IMQ, DOUBLE),
-            False, DOUBLE, BLOCK, BLOCK, TILE // BLOCK, TILE // BLOCK,
+            x, p * TILE, padded(N), x, q * TILE, padded(N), d, start_of(scales, IMQ, DOUBLE),
+            False, DOUBLE, BLOCK, BLOCK, SIDE, SIDE,
         )  # fmt: skip
         s = tl.reshape(tl.permute(s, (0, 2, 1, 3)), (TILE, TILE))
         v, _a, _b = kernel(s, scales, SCALES, IMQ, DOUBLE)
@@ -97,14 +110,23 @@ def _tiles_kernel(
         row_sums = tl.sum(v, 1)
         total += tl.sum(row_sums).to(tl.float64)
         row_sums = (row_sums * shift)[:, None]
-        high = v.to(tl.float16)
-        low = (v - high.to(FLOAT)).to(tl.float16)
+        if DOUBLE:
+            v = tl.permute(tl.reshape(v, (BLOCK, SIDE, BLOCK, SIDE)), (0, 2, 1, 3))
+            pieces = column_pieces(v)
+        else:
+            high = v.to(tl.float16)
+            low = (v - high.to(FLOAT)).to(tl.float16)
         for c in range(0, columns, PERMUTATIONS):
             cs = c + tl.arange(0, PERMUTATIONS)
-            signs = _signs(labels, q * TILE, words, columns, cs, TILE, PERMUTATIONS)
             if DOUBLE:
-                y = tl.dot(v, signs.to(FLOAT), input_precision="ieee", out_dtype=FLOAT)
+                # Where float64 has no matrix instruction a product takes all of its factors into registers.
+                y = tl.zeros((TILE, PERMUTATIONS), FLOAT)
+                for i in tl.static_range(BLOCK):
+                    first = q * TILE + i * SIDE
+                    signs = _signs(labels, first, words, columns, cs, SIDE, PERMUTATIONS)
+                    y = product(pieces[i], signs.to(FLOAT), y)
             else:
+                signs = _signs(labels, q * TILE, words, columns, cs, TILE, PERMUTATIONS)
                 signs = signs.to(tl.float16)
                 y = tl.dot(low, signs, out_dtype=FLOAT)
                 y = tl.dot(high, signs, y, out_dtype=FLOAT)
@@ -122,12 +144,14 @@ def _tiles_kernel(
 
 
 # Points of a side of a tile and of a thread's part of it, permutations per product, warps.
-_TILES = {torch.float32: (64, 4, 64, 8), torch.float64: (32, 4, 32, 4)}
+_TILES = {torch.float32: (64, 4, 64, 8), torch.float64: (64, 4, 32, 8)}
+# In float64 the constants of several scales fill the registers.
+_SEVERAL_SCALES = {torch.float32: _TILES[torch.float32], torch.float64: (32, 2, 32, 8)}
 
 
 def configuration(dtype: torch.dtype, family: str, scales: int) -> Launch:
     """The kernel, compile-time constants and options, for any d."""
-    tile, block, permutations, warps = _TILES[dtype]
+    tile, block, permutations, warps = (_TILES if scales == 1 else _SEVERAL_SCALES)[dtype]
     constants = {"SCALES": scales, "IMQ": family == "imq"}
     constants |= {"TILE": tile, "BLOCK": block, "PERMUTATIONS": permutations}
     options = {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
@@ -150,9 +174,10 @@ def shipped() -> Iterator[Shipped]:
                 types = {a: known.get(a, "i32") for a in launch.kernel.arg_names}
                 types["scales"] = ("fp32",) * len(_scale_arguments([1.0] * scales, dtype))
                 name = f"{pointer[1:]} {family}" + f", {scales} scales" * (scales > 1)
-                # A subtraction and a multiply-add; in float64 a coordinate takes a load of its own.
-                limit = 1.25 if dtype == torch.float32 else 1.65
-                pairs = Loop("distances", add, 1, 2, limit)
+                # A subtraction and a multiply-add.
+                # The products with labels have additions too.
+                product = "HMMA" if dtype == torch.float32 else "DMMA"
+                pairs = Loop("distances", add, 1, 2, without=product)
                 # An exponential in float64 has additions of its own.
                 around = Loop("kernel", "DSETP", 1, None)
                 loops = (around, pairs) if (family, add) == ("rbf", "DADD") else (pairs,)

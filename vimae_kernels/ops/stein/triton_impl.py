@@ -34,13 +34,19 @@ from ..._pairs_triton import (
     column_pieces,
     coordinates,
     distances,
+    gathered,
+    padded,
+    places,
     points,
     product,
+    quad,
     quads,
     row_sums,
     scale,
     share_of,
     start_of,
+    sums_like,
+    sums_of,
     value_unit,
 )
 from ..._triton import Launch, Loop, Shipped, on_device_of
@@ -297,7 +303,7 @@ def _register_kernel(
 
 @triton.jit
 def _products(
-    x, row, column, n, d, start,
+    x, row, column, stride, d, start,
     DOUBLE: tl.constexpr, R: tl.constexpr, C: tl.constexpr, DOWN: tl.constexpr,
     ACROSS: tl.constexpr,
 ):  # fmt: skip
@@ -306,11 +312,11 @@ def _products(
     p = s
     q = s
     s += start
-    own = tl.minimum(points(row, R, DOWN), n - 1) * 8
-    other = tl.minimum(points(column, C, ACROSS), n - 1) * 8
+    own = places(row, R, DOWN, 8)
+    other = places(column, C, ACROSS, 8)
     for _ in range(0, d, 4):
-        xs = coordinates(x + own, None, 8, not DOUBLE)
-        ys = coordinates(x + other, None, 8, not DOUBLE)
+        xs = quad(x + own, 8)
+        ys = quad(x + other, 8)
         for k in tl.static_range(4):
             e = xs[k][:, None, :, None] - ys[k][None, :, None, :]
             v = tl.broadcast_to(xs[k + 4][:, None, :, None], s.shape)
@@ -318,7 +324,7 @@ def _products(
             s = tl.fma(e, e, s)
             p = tl.fma(v, w, p)
             q = tl.fma(w - v, e, q)
-        x += n * 8
+        x += stride * 8
     return s, p, q
 
 
@@ -333,16 +339,12 @@ def _tiled_sweep(
     DOWN: tl.constexpr = ROWS // R
     ACROSS: tl.constexpr = COLUMNS // C
     DTYPE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    rows = row + tl.arange(0, ROWS)
-    gx += row.to(tl.int64) * d
-    gs += row.to(tl.int64) * d
-    inner = tl.arange(0, ROWS)[:, None] * d + tl.arange(0, DEPTH)[None, :]
+    stride = padded(n)
     if PULL:
         for k in range(0, d, DEPTH):
-            mask = (rows < n)[:, None] & (tl.arange(0, DEPTH) < d - k)[None, :]
-            tl.store(gx + k + inner, tl.zeros((ROWS, DEPTH), DTYPE), mask=mask)
+            tl.store(sums_of(gx, k, ROWS, DEPTH), tl.zeros((ROWS, DEPTH), DTYPE))
             if VALUE and not NORMAL:
-                tl.store(gs + k + inner, tl.zeros((ROWS, DEPTH), DTYPE), mask=mask)
+                tl.store(sums_of(gs, k, ROWS, DEPTH), tl.zeros((ROWS, DEPTH), DTYPE))
         tl.debug_barrier()
     value = tl.zeros((DOWN, ACROSS), tl.float64)
     # Summed over a tile's columns at once: a row's sum is one register of a thread, its parts would be R.
@@ -352,9 +354,11 @@ def _tiled_sweep(
     for j in range(start, stop, COLUMNS):
         first = start_of(scales, IMQ, DOUBLE)
         if VALUE and not NORMAL:
-            s, p, q = _products(x, row, j, n, d, first, DOUBLE, R, C, DOWN, ACROSS)
+            s, p, q = _products(x, row, j, stride, d, first, DOUBLE, R, C, DOWN, ACROSS)
         else:
-            s, q = distances(x, row, n, x, j, n, d, first, False, DOUBLE, R, C, DOWN, ACROSS)
+            s, q = distances(
+                x, row, stride, x, j, stride, d, first, False, DOUBLE, R, C, DOWN, ACROSS
+            )
             p = s
         if VALUE and NORMAL:
             own = tl.load(norms + tl.minimum(points(row, R, DOWN), n - 1))
@@ -382,50 +386,47 @@ def _tiled_sweep(
                     g_sum += row_sums(tl.sum(g, 1))
                     g = column_pieces(g)
             for k in range(0, d, DEPTH):
-                origin = row + tl.zeros((ACROSS,), tl.int32)
-                r = block(x, origin, n, k, DEPTH, WIDTH)
+                r = tl.load(block(x, row, stride, k, 1, DEPTH, WIDTH))
+                ys = block(x, j, stride, k, ACROSS, DEPTH, WIDTH)
+                vs = block(score, j, stride, k, ACROSS, DEPTH, WIDTH)
                 total = tl.zeros((ROWS, DEPTH), DTYPE)
                 if VALUE and not NORMAL:
-                    rv = block(score, origin, n, k, DEPTH, WIDTH)
-                    total_s = total
+                    # Two loops: the registers do not hold two sums.
+                    for c in tl.static_range(C):
+                        total = product(g[c], tl.load(ys + c * ACROSS * WIDTH) - r, total)
+                        total = product(f[c], tl.load(vs + c * ACROSS * WIDTH), total)
+                    at = sums_of(gs, k, ROWS, DEPTH)
+                    tl.store(at, tl.load(at) + total)
+                    total = tl.zeros((ROWS, DEPTH), DTYPE)
+                    rv = tl.load(block(score, row, stride, k, 1, DEPTH, WIDTH))
                 for c in tl.static_range(C):
-                    columns = j + c * ACROSS + tl.arange(0, ACROSS)
-                    ys = block(x, columns, n, k, DEPTH, WIDTH) - r
-                    total = product(a[c], ys, total)
+                    total = product(a[c], tl.load(ys + c * ACROSS * WIDTH) - r, total)
                     if not NORMAL:
-                        vs = block(score, columns, n, k, DEPTH, WIDTH)
-                        if VALUE:
-                            total = product(g[c], vs - rv, total)
-                            total_s = product(g[c], ys, product(f[c], vs, total_s))
-                        else:
-                            total = product(f[c], vs, total)
-                mask = (rows < n)[:, None] & (tl.arange(0, DEPTH) < d - k)[None, :]
-                at = gx + k + inner
-                tl.store(at, tl.load(at, mask=mask, other=0.0) + total, mask=mask)
-                if VALUE and not NORMAL:
-                    at = gs + k + inner
-                    tl.store(at, tl.load(at, mask=mask, other=0.0) + total_s, mask=mask)
+                        v_c = tl.load(vs + c * ACROSS * WIDTH)
+                        total = product(g[c] if VALUE else f[c], v_c - rv if VALUE else v_c, total)
+                at = sums_of(gx, k, ROWS, DEPTH)
+                tl.store(at, tl.load(at) + total)
             # The next tile reads what this one wrote.
             tl.debug_barrier()
     if PULL:
-        origin = row + tl.zeros((ROWS,), tl.int32)
         for k in range(0, d, DEPTH):
-            mask = (rows < n)[:, None] & (tl.arange(0, DEPTH) < d - k)[None, :]
-            zs = block(x, rows, n, k, DEPTH, WIDTH)
-            xs = zs - block(x, origin, n, k, DEPTH, WIDTH)
-            total = a_sum * xs - tl.load(gx + k + inner, mask=mask, other=0.0)
+            zs = tl.load(block(x, row, stride, k, ROWS, DEPTH, WIDTH))
+            xs = zs - tl.load(block(x, row, stride, k, 1, DEPTH, WIDTH))
+            at = sums_of(gx, k, ROWS, DEPTH)
+            total = a_sum * xs - tl.load(at)
             if NORMAL:
                 total += (f_sum if VALUE else -f_sum) * zs
                 total = total * weight + zs * diagonal
             elif VALUE:
-                vs = block(score, rows, n, k, DEPTH, WIDTH)
-                total += g_sum * (vs - block(score, origin, n, k, DEPTH, WIDTH))
+                vs = tl.load(block(score, row, stride, k, ROWS, DEPTH, WIDTH))
+                total += g_sum * (vs - tl.load(block(score, row, stride, k, 1, DEPTH, WIDTH)))
                 total *= weight
-                own = g_sum * xs - tl.load(gs + k + inner, mask=mask, other=0.0)
-                tl.store(gs + k + inner, own * weight + vs * diagonal, mask=mask)
+                at_s = sums_of(gs, k, ROWS, DEPTH)
+                own = g_sum * xs - tl.load(at_s)
+                tl.store(at_s, own * weight + vs * diagonal)
             else:
                 total *= weight
-            tl.store(gx + k + inner, total, mask=mask)
+            tl.store(at, total)
     return tl.sum(value)
 
 
@@ -436,19 +437,21 @@ def _tiled_kernel(
     NORMAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, R: tl.constexpr,
     C: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """x and score in quads, norms (B, n); gx and gs (splits, B, n, d), `share` elements apart.
+    """x and score in quads, norms (B, n); gx and gs (splits, B, rows, coordinates) as `gathered` has them.
 
     What adds up products of scores has them beside x, where each coordinate of both has one address.
     """
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
     WIDTH: tl.constexpr = 8 if VALUE and not NORMAL else 4
     batch, split, row = _program(n, splits, ROWS)
-    size = tl.cdiv(d, PADDED) * (PADDED // 4) * WIDTH
-    x += batch * n * size
-    score += batch * n * size
+    quads = tl.cdiv(d, PADDED) * (PADDED // 4)
+    x += batch * padded(n) * quads * WIDTH
+    score += batch * padded(n) * quads * WIDTH
     norms += batch * n
-    gx += split.to(tl.int64) * share + batch * n * d
-    gs += split.to(tl.int64) * share + batch * n * d
+    # Four of a thread's sums in one load.
+    own = split.to(tl.int64) * share + (batch * (tl.cdiv(n, ROWS) * ROWS) + row) * quads * 4
+    gx = tl.multiple_of(gx + own, 16)
+    gs = tl.multiple_of(gs + own, 16)
     unit, weight, diagonal, excluded = _means(
         n, unbiased, split, scales, SCALES, IMQ, VALUE, DOUBLE
     )
@@ -492,7 +495,7 @@ _FLOAT32: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
         None: Tile(128, 128, 8, 32, (8, 8)),
     },
     (True, False, False): {None: Tile(64, 64, 8, 16, (4, 4))},
-    (True, True, False): {None: Tile(64, 64, 8, 16, (4, 4))},
+    (True, True, False): {None: Tile(128, 32, 8, 32, (4, 4))},
     (False, True, False): {None: Tile(128, 64, 8, 32, (8, 4))},
 }
 _FLOAT64: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
@@ -514,16 +517,16 @@ _FLOAT64: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
 
 
 # The tiled kernels with several scales, whose constants fill the registers: where those of one would spill.
-# Three gradients still do, by 2 to 31 instructions with seven scales: float32 imq with a score, float64 rbf of both.
 _SEVERAL_SCALES = {
-    (torch.float32, True, True, True): Tile(32, 64, 8, 16, (2, 4)),
-    (torch.float32, True, True, False): Tile(32, 32, 4, 16, (2, 4)),
-    (torch.float64, True, False, True): Tile(32, 64, 8, 16, (2, 4)),
-    (torch.float64, True, True, True): Tile(16, 64, 8, 16, (1, 4)),
-    (torch.float64, False, True, True): Tile(32, 64, 8, 16, (2, 4)),
-    (torch.float64, True, False, False): Tile(16, 64, 8, 16, (1, 4)),
-    (torch.float64, True, True, False): Tile(16, 64, 8, 16, (1, 4)),
-    (torch.float64, False, True, False): Tile(32, 64, 8, 16, (2, 4)),
+    (torch.float32, True, True, True): Tile(64, 64, 8, 16, (4, 4)),
+    (torch.float32, True, True, False): Tile(32, 16, 8, 16, (1, 2)),
+    (torch.float32, False, True, True): Tile(128, 64, 8, 32, (4, 8)),
+    (torch.float64, True, False, True): Tile(64, 32, 8, 16, (2, 4)),
+    (torch.float64, True, True, True): Tile(32, 16, 8, 16, (1, 2)),
+    (torch.float64, False, True, True): Tile(64, 32, 8, 16, (2, 4)),
+    (torch.float64, True, False, False): Tile(32, 32, 8, 16, (1, 4)),
+    (torch.float64, True, True, False): Tile(32, 16, 8, 16, (1, 2)),
+    (torch.float64, False, True, False): Tile(64, 32, 8, 16, (2, 4)),
 }
 
 
@@ -553,6 +556,9 @@ def configuration(
         r, c = tile.block
         constants |= {"NORMAL": normal, "R": r, "C": c, "DEPTH": tile.depth}
         return Launch(_tiled_kernel, constants, options)
+    if scales > 1 and dtype == torch.float64:
+        # Their constants leave the registers for one or two pairs of a thread.
+        options["num_warps"] = 8
     paired = dtype == torch.float32 and d % 2 == 0
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
 
@@ -562,8 +568,7 @@ def shipped(value: bool = False) -> Iterator[Shipped]:
     for family, scales in itertools.product(("imq", "rbf"), (1, 7)):
         for dtype, tables in ((torch.float32, _FLOAT32), (torch.float64, _FLOAT64)):
             for (adds_value, pull, normal), tiles in tables.items():
-                # Seven scales in float64 are left to chance: they are too many for the tests to compile.
-                if adds_value == value and (scales == 1 or dtype == torch.float32):
+                if adds_value == value:
                     for limit in tiles:
                         yield _shipped(limit, tiles, dtype, value, pull, normal, family, scales)
 
@@ -614,13 +619,8 @@ def _loops(
     products = value and not normal
     # A division takes 16 instructions and an exponential 30: told by what a multiply-add is not.
     around = Loop("kernel", "DSETP" if double and family == "rbf" else "MUFU", 1, None)
-    distances = Loop(
-        "distances", add, 1 + products, 5 if products else 2, limit=1.6 if double else 1.25
-    )
-    # As the gradient of mmd: operands from shared memory, differences on the way to it, sums from memory and back. 1.28
-    # is the best of the tiles tried, and 1.45 with four products of three weights, whose larger tiles spill.
-    products_limit = 1.65 if double else 1.5 if products else 1.3
-    pull_on = Loop("pull", fma, 1, 1, limit=products_limit)
+    distances = Loop("distances", add, 1 + products, 5 if products else 2)
+    pull_on = Loop("pull", fma, 1, 1)
     return (around, distances, pull_on) if pull else (around, distances)
 
 
@@ -674,11 +674,17 @@ def sums(
     splits = _splits(problems * blocks, n, launch.constants["COLUMNS"])
     values = z.new_empty(problems * blocks * splits, dtype=torch.float64) if value else empty
     # One split writes the sums themselves, several write partial ones for _finish_kernel.
-    partial, partial_s, share = gx, gs, 0
+    sums_x, sums_s, share = gx, gs, 0
+    if tiled and pull:
+        sums_x = sums_like(z, launch.constants["ROWS"], dtype)
+        sums_s = (
+            sums_like(z, launch.constants["ROWS"], dtype) if value and score is not None else empty
+        )
+    partial, partial_s = sums_x, sums_s
     if splits > 1 and pull:
-        share = gx.numel() + gs.numel()
+        share = sums_x.numel() + sums_s.numel()
         partial = z.new_empty(splits * share, dtype=dtype)
-        partial_s = partial[gx.numel() :]
+        partial_s = partial[sums_x.numel() :]
     arguments += (norms, partial, partial_s, values, n, d) if tiled else (norms, partial, values, n)
 
     with on_device_of(z):
@@ -689,7 +695,11 @@ def sums(
         finish = (problems if value else 0) + triton.cdiv(share, _FINISH_BLOCK)
         if finish:
             _finish_kernel[(finish,)](
-                values, out, partial, gx, gs, blocks * splits, problems, splits, share,
-                gx.numel(), VALUES=value, BLOCK=_FINISH_BLOCK, **_FINISH_OPTIONS,
+                values, out, partial, sums_x, sums_s, blocks * splits, problems, splits, share,
+                sums_x.numel(), VALUES=value, BLOCK=_FINISH_BLOCK, **_FINISH_OPTIONS,
             )  # fmt: skip
+    if tiled and pull:
+        tile = launch.constants["ROWS"], launch.constants["DEPTH"]
+        gx = gathered(sums_x, z, *tile)
+        gs = gathered(sums_s, z, *tile) if value and score is not None else gs
     return out, gx, gs
