@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -39,13 +40,18 @@ Values = dict[str, float]
 class Run:
     """A training: a preset, what is changed in it, and the images it sees.
 
-    `half` halves height and width, by the mean of 2 x 2 pixels.
+    `half` halves height and width, by the mean of 2 x 2 pixels. `variant` tells runs of a preset apart.
     """
 
     preset: str
     images: int
     changes: dict[str, Any]
     half: bool = False
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.preset + self.variant
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,17 @@ CLAIMS = (
         "VIMAE, sec. 5",
         "MMD² to the prior less than a third",
         (Run("vimae-n/mnist-2d", 20_000, _FLAT), Run("vae/mnist-2d", 20_000, _FLAT)),
+        {"mmd": "MMD² to the prior"},
+        lambda new, old: old["mmd"] > 3 * max(new["mmd"], 0.0),
+    ),
+    Claim(
+        "the same with the weight that the WAE code, which the experiments follow, gives the MMD",
+        "VIMAE, sec. 5, whose lambda of 10 is 200 if that code's 0.05 before the squared error is meant",
+        "MMD² to the prior less than a third",
+        (
+            Run("vimae-n/mnist-2d", 20_000, _FLAT | {"lam": 200.0}, variant=", lam 200"),
+            Run("vae/mnist-2d", 20_000, _FLAT),
+        ),
         {"mmd": "MMD² to the prior"},
         lambda new, old: old["mmd"] > 3 * max(new["mmd"], 0.0),
     ),
@@ -208,11 +225,11 @@ def report(claim: Claim, found: list[dict[str, Any]]) -> str:
     ]
     for run, result in zip(claim.runs, found, strict=True):
         cells = [f"{result['values'][key]:.4g}" for key in claim.measures]
-        lines.append(f"| `{run.preset}` | {' | '.join(cells)} | {result['seconds']:.0f} s |")
+        lines.append(f"| `{run.name}` | {' | '.join(cells)} | {result['seconds']:.0f} s |")
     lines.append("")
     for run, result in zip(claim.runs, found, strict=True):
         given = [f"{k} {_short(v)}" for k, v in result["config"].items() if k not in _UNTOLD]
-        lines.append(f"- `{run.preset}`: {', '.join(given)}")
+        lines.append(f"- `{run.name}`: {', '.join(given)}")
     settings = found[0]["settings"]
     lines += [
         "",
@@ -247,16 +264,17 @@ def main(arguments: list[str] | None = None) -> int:
         )
         chosen.append(replace(claim, runs=(first, second)))
     # The long ones, which are last, first.
-    todo = [run for claim in reversed(chosen) for run in claim.runs]
-    folders = [options.output / run.preset.replace("/", "-") for run in todo]
+    named = {run.name: run for claim in reversed(chosen) for run in claim.runs}
+    todo = list(named.values())
+    folders = [options.output / re.sub(r"\W+", "-", name) for name in named]
     if options.jobs > 1:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
             found = list(pool.map(train, todo, folders))
     else:
         found = [train(run, folder) for run, folder in zip(todo, folders, strict=True)]
-    by_preset = {run.preset: result for run, result in zip(todo, found, strict=True)}
-    parts = [report(claim, [by_preset[run.preset] for run in claim.runs]) for claim in chosen]
+    by_name = dict(zip(named, found, strict=True))
+    parts = [report(claim, [by_name[run.name] for run in claim.runs]) for claim in chosen]
     text = (
         f"# The papers' claims on {options.data}, at a small scale\n\n"
         f"From `python -m benchmarks.claims`: one run each with seed 0, measured on the test set.\n"
