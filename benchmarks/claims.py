@@ -278,9 +278,8 @@ def main(arguments: list[str] | None = None) -> int:
     text = (
         f"# The papers' claims on {options.data}, at a small scale\n\n"
         f"From `python -m benchmarks.claims`: one run each with seed 0, measured on the test set.\n"
-        f"{machine()}; the runs by {options.jobs} processes of one thread.\n\n"
-        + "\n\n".join(parts)
-        + "\n"
+        f"{machine()}; the runs by {options.jobs} processes of one thread. Training is wall time, with\n"
+        "whatever else the machine was doing.\n\n" + "\n\n".join(parts) + "\n"
     )
     if options.write is not None:
         files.write(options.write, text.encode())
