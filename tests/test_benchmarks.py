@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import vimae_kernels as vk
-from benchmarks import bench_mmd, bench_training, gpu, gpu_static
+from benchmarks import bench_mmd, bench_training, claims, gpu, gpu_static
 
 native = pytest.mark.skipif(
     vk._backend.unavailable("native", "cpu") is not None, reason="the native core is not built"
@@ -97,3 +98,50 @@ def test_training_benchmark_times_the_loops_and_finds_the_operations(request):
         assert called == expected
         assert set(times) == ({"ours", "eager", "without"} if expected else set())
     assert vk.mmd.__name__ == "mmd"
+
+
+def test_claims_at_a_tiny_scale(tmp_path, request, capsys):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    tiny = ["--data", "digits", "--images", "100", "--epochs", "1", "--jobs", "1"]
+    arguments = [*tiny, "--output", str(tmp_path / "runs")]
+    assert claims.main([*arguments, "--write", str(tmp_path / "claims.md")]) == 0
+    text = (tmp_path / "claims.md").read_text()
+    assert text.count("\n### ") == len(claims.CLAIMS) and text in capsys.readouterr().out
+    # After one step nothing is learnt.
+    assert text.count("**Does not hold.**") == len(claims.CLAIMS)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
+    assert claims.main([*arguments, "--write", str(tmp_path / "again.md")]) == 0
+    assert (tmp_path / "again.md").read_text() == text
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
+
+
+def test_claims_are_judged_by_the_numbers():
+    vmi, imae, vimae, _, pixelcnn = (claim.holds for claim in claims.CLAIMS)
+    assert vmi({"kl_c": 1.6}, {"kl_c": 0.7}) and not vmi({"kl_c": 1.6}, {"kl_c": 0.9})
+    assert not vmi({"kl_c": 1.4}, {"kl_c": 0.0})
+    assert imae({"accuracy": 0.8}, {"accuracy": 0.5}) and not imae(
+        {"accuracy": 0.6}, {"accuracy": 0.5}
+    )
+    assert vimae({"mmd": 0.01}, {"mmd": 0.04}) and not vimae({"mmd": 0.01}, {"mmd": 0.02})
+    assert not vimae({"mmd": -0.001}, {"mmd": -0.001})
+    assert pixelcnn({"information": 2.1}, {"information": 0.9})
+    assert not pixelcnn({"information": 1.9}, {"information": 0.9})
+    assert not pixelcnn({"information": 2.1}, {"information": 1.1})
+
+
+def test_information_of_known_posteriors():
+    class Known(claims.GaussianAutoencoder):
+        """Of images that are their index, posteriors far from each other, or all the same."""
+
+        def posterior(self, x):
+            mean = self.spread * x.reshape(len(x), 1)
+            return mean, torch.zeros_like(mean)
+
+    model = Known(torch.nn.Linear(1, 1), torch.nn.Identity(), data_shape=(1, 1, 1), latent_dim=1)
+    images = torch.arange(8.0).reshape(8, 1, 1, 1)
+    model.spread = 100.0
+    nats, kl = claims.information(model, images)
+    assert nats == pytest.approx(math.log(8), abs=1e-5)
+    assert kl == pytest.approx(0.5 * 100**2 * 17.5, rel=1e-5)
+    model.spread = 0.0
+    assert claims.information(model, images) == pytest.approx((0.0, 0.0), abs=1e-5)
