@@ -152,14 +152,17 @@ void check(const Problem& p) {
   compare(with_dx, "value and dx");
   compare(with_dy, "value and dy");
   compare(both, "value and both");
-  compare(hessian, "Hessian");
+  // Its kernel does not keep rows in registers, and so many of them would take half a minute.
+  if (p.n <= 1024) compare(hessian, "Hessian");
 }
 
-// Small problems of every kind, for every order of threads.
+// Small problems of every kind, for every order of threads; in other orders than the first, one of
+// either family.
 template <class T>
-void check_small() {
+void check_small(bool first) {
   for (Family family : {Family::imq, Family::rbf})
     for (bool unbiased : {true, false}) {
+      if (!first && unbiased != (family == Family::imq)) continue;
       check<T>({1, 2, 3, 1, family, 1, unbiased});
       check<T>({3, 7, 35, 3, family, 3, unbiased});
       check<T>({2, 33, 31, 17, family, unbiased ? 3 : 1, unbiased});
@@ -170,12 +173,12 @@ void check_small() {
   check<T>({2, 63, 66, 10, Family::rbf, 1, true});
 }
 
-// Several blocks, splits and row widths: once is enough.
-template <class T>
+// Several blocks, splits and row widths: once is enough, and of two of them in float.
 void check_large() {
-  check<T>({1, 300, 130, 2, Family::imq, 1, true});
-  check<T>({2, 129, 257, 7, Family::rbf, 2, true});
-  check<T>({1, 131, 66, 35, Family::imq, 1, true, 100});
+  check<float>({1, 300, 130, 2, Family::imq, 1, true});
+  check<float>({2, 129, 130, 7, Family::rbf, 2, true});
+  check<float>({1, 131, 66, 35, Family::imq, 1, true, 100});
+  check<double>({1, 131, 66, 3, Family::imq, 1, true, 100});
 }
 
 void check_all() {
@@ -183,11 +186,10 @@ void check_all() {
   for (auto [order, seed] :
        {std::pair{Order::forward, 0u}, {Order::reverse, 0u}, {Order::shuffled, 1u}}) {
     cuda_shim::set_order(order, seed);
-    check_small<float>();
-    check_small<double>();
+    check_small<float>(order == Order::forward);
+    check_small<double>(order == Order::forward);
   }
-  check_large<float>();
-  check_large<double>();
+  check_large();
   // In registers, a thread has four rows of more than 1024.
   for (std::int64_t d : {1, 3, 6}) check<float>({1, 1030, 5, d, Family::imq, 1, true});
 }

@@ -157,11 +157,13 @@ void check(const Problem& p) {
   check<T>(p, true);
 }
 
-// Small problems of every kind, for every order of threads.
+// Small problems of every kind, for every order of threads; in other orders than the first, one of
+// either family.
 template <class T>
-void check_small() {
+void check_small(bool first) {
   for (Family family : {Family::imq, Family::rbf})
     for (bool unbiased : {true, false}) {
+      if (!first && unbiased != (family == Family::imq)) continue;
       check<T>({1, 2, 1, family, 1, unbiased});
       check<T>({3, 35, 3, family, 3, unbiased});
       check<T>({2, 33, 17, family, unbiased ? 3 : 1, unbiased});
@@ -170,14 +172,14 @@ void check_small() {
   check<T>({2, 66, 10, Family::rbf, 1});
 }
 
-// Several blocks, splits and tiles: once is enough.
-template <class T>
+// Several blocks, splits and tiles: once is enough, and of some in float.
 void check_large() {
-  check<T>({1, 300, 2, Family::imq, 1});
-  check<T>({2, 257, 7, Family::rbf, 2});
-  check<T>({1, 131, 35, Family::imq, 1, true, 100});
-  check<T>({1, 131, 8, Family::imq, 1, true, 100});
-  check<T>({1, 2, 70, Family::rbf, 2, false});
+  check<float>({1, 300, 2, Family::imq, 1});
+  check<float>({1, 257, 7, Family::rbf, 2});
+  check<float>({1, 131, 35, Family::imq, 1, true, 100});
+  check<float>({1, 2, 70, Family::rbf, 2, false});
+  check<double>({1, 131, 8, Family::imq, 1, true, 100});
+  check<double>({1, 2, 70, Family::rbf, 2, false});
 }
 
 void check_all() {
@@ -185,11 +187,10 @@ void check_all() {
   for (auto [order, seed] :
        {std::pair{Order::forward, 0u}, {Order::reverse, 0u}, {Order::shuffled, 1u}}) {
     cuda_shim::set_order(order, seed);
-    check_small<float>();
-    check_small<double>();
+    check_small<float>(order == Order::forward);
+    check_small<double>(order == Order::forward);
   }
-  check_large<float>();
-  check_large<double>();
+  check_large();
 }
 
 }  // namespace
