@@ -74,7 +74,8 @@ def main() -> None:
             ylim=(y, -0.8),
             xlabel="times faster than the fastest other, named in brackets",
         )
-        axis.set_xlim(0.85, 2.5 * max(row.times for _, found in groups for row in found))
+        times = [row.times for _, found in groups for row in found]
+        axis.set_xlim(0.85 * min(1, *times), 2.5 * max(times))
         axis.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
         axis.set_yticks(places, labels)
         axis.tick_params(axis="y", length=0)
