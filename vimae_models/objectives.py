@@ -25,19 +25,6 @@ KERNELS = ("imq", "rbf", "wae", "mmd-vae", "median")
 Weighting = Literal["uniform", "mws", "mss"]
 
 
-def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """mean_i ||x_i - g(z_i)||^2: summed over the pixels of an image, averaged over the images.
-
-    Args:
-        x: images (B, ...).
-        reconstruction: of the same shape.
-
-    Returns:
-        (), in squared pixel units per image.
-    """
-    return (x - reconstruction).square().sum() / x.shape[0]
-
-
 def named_kernel(kernel: Kernel, d: int) -> FixedKernel:
     """The kernel of a name, for codes of dimension d; a kernel itself is passed on.
 
