@@ -19,19 +19,6 @@ _DATA = "digits, mnist, fashion_mnist, omniglot, cifar10, celeba, dsprites"
 _NOT_CONFIG = {"config", "output", "resume", "download"}
 # What may be given beside the run that is resumed.
 _WITH_RESUME = {"resume", "epochs"}
-_DEFAULTS = {
-    "model": "vimae-l",
-    "data": "digits",
-    "width": 1.0,
-    "epochs": 80,
-    "batch_size": 100,
-    "optimizer": "adam",
-    "lr": 1e-3,
-    "lr_decay": 1.0,
-    "precision": "32",
-    "devices": 1,
-    "seed": 0,
-}
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -117,7 +104,9 @@ def _parser(systems: bool = True) -> ArgumentParser:
         help=f"{_DATA}, or the path of a folder of images (digits)",
     )
     add("--data-dir", type=str, metavar="DIR", help="folder of the official files ($VIMAE_DATA)")
-    add("--image-size", type=PositiveInt, metavar="N", help="for omniglot, celeba and folders")
+    add("--images", type=PositiveInt, metavar="N", help="train on N of the images (all)")
+    add("--image-size", type=PositiveInt, metavar="N", help="for mnist, fashion_mnist, omniglot, "
+        "celeba and folders")  # fmt: skip
     add(
         "--rotate",
         action="store_true",
@@ -180,6 +169,25 @@ def _parser(systems: bool = True) -> ArgumentParser:
     add("--data-dir", type=str, metavar="DIR", help="if the data moved")
     commands.add_subcommand("evaluate", evaluate, help="metrics and figures of a run")
 
+    reproduce = new("Train, measure and report a table or figure of a paper beside the published "
+        "numbers. What is finished is kept, so that a second run, or one after a stop, goes on where "
+        "the last one ended.")  # fmt: skip
+    add = reproduce.add_argument
+    add("target", nargs="?", help="table or figure; none lists them; `summary` makes a page of all "
+        "the reports in --output")  # fmt: skip
+    add("--scale", type=str, default="small", metavar="NAME", help="smoke (seconds, says nothing of "
+        "the paper), small (two CPU cores) or paper (a GPU) (small)")  # fmt: skip
+    add("--seeds", type=PositiveInt, metavar="N", help="runs of each configuration (the target's)")
+    add(
+        "--output",
+        type=str,
+        metavar="DIR",
+        help="(runs/<target>-<scale>; docs/results for summary)",
+    )
+    add("--data-dir", type=str, metavar="DIR", help="folder of the official files ($VIMAE_DATA)")
+    add("--jobs", type=PositiveInt, metavar="N", help="runs at once (one a core; one with a GPU)")
+    commands.add_subcommand("reproduce", reproduce, help="a table or figure of a paper")
+
     demo = new("Train VIMAE-l on the digits of scikit-learn and show what it learnt; about a "
         "minute, no downloads.")  # fmt: skip
     demo.add_argument("--output", type=str, metavar="RUN", help="(runs/vimae-l-digits-<number>)")
@@ -191,7 +199,7 @@ def _parser(systems: bool = True) -> ArgumentParser:
 
     _Parser.flags = [
         flag
-        for command in (parser, train, sample, traverse, evaluate, demo, info)
+        for command in (parser, train, sample, traverse, evaluate, reproduce, demo, info)
         for action in command._actions
         for flag in action.option_strings
     ]
@@ -277,7 +285,7 @@ def _config(given: dict[str, Any]) -> dict[str, Any]:
     from . import runs
 
     preset = runs.preset(given["preset"]) if "preset" in given else {}
-    config: dict[str, Any] = _DEFAULTS | preset | given
+    config: dict[str, Any] = runs.DEFAULTS | preset | given
     if config.get("data_dir") is not None:
         config["data_dir"] = str(Path(config["data_dir"]).resolve())
     from .data import names
@@ -511,6 +519,45 @@ def _judge(
         console.print(f"figure:  {path}", soft_wrap=True)
 
 
+def _reproduce(options: Namespace) -> int:
+    from rich.console import Console
+
+    from . import runs
+    from .reproduce import engine, report, targets
+    from .reproduce.target import SCALES
+    from .training import Interrupted
+
+    console = Console()
+    if options.target is None:
+        for name in targets.names():
+            known = targets.target(name)
+            print(f"{name:16} {known.title} ({known.source})")
+        return 0
+    if options.target == "summary":
+        page = report.summary(Path(options.output or "docs/results"))
+        console.print(f"summary: {page}", soft_wrap=True)
+        return 0
+    target = targets.target(options.target)
+    if options.scale not in SCALES:
+        raise runs.RunError(f"--scale is {options.scale!r}; it must be one of {list(SCALES)}")
+    folder = Path(options.output or engine.default_folder(target.name, options.scale))
+    console.print(f"{target.title}, scale {options.scale}: [bold]{folder}[/]", soft_wrap=True)
+    try:
+        page = engine.reproduce(
+            target,
+            options.scale,
+            folder,
+            seeds=options.seeds,
+            data_dir=options.data_dir,
+            jobs=options.jobs,
+        )
+    except Interrupted:
+        console.print("stopped; the same command goes on from here")
+        return 130
+    console.print(f"report: {page}", soft_wrap=True)
+    return 0
+
+
 def _info(options: Namespace) -> int:
     import importlib.metadata
     import inspect
@@ -559,6 +606,7 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "sample": _sample,
     "traverse": _traverse,
     "evaluate": _evaluate,
+    "reproduce": _reproduce,
     "demo": _demo,
     "info": _info,
 }

@@ -44,13 +44,14 @@ _GREY = "0.45"
 
 
 @contextmanager
-def _figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
+def figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
+    """The axes of a figure of this size in inches, in the style of all, saved as PNG at the end."""
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
+        drawn, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
         yield axes
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-        plt.close(figure)
+        drawn.savefig(path)
+        plt.close(drawn)
 
 
 def save_all(
@@ -88,7 +89,7 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
     limit = 1.1 * max(float(t[:, :2].abs().quantile(0.998)) for t in (z, prior))
     step = 2 if limit < 8 else 5
     size = 1.5 if len(z) > 2000 else 9.0
-    with _figure(path, 1, 2, (7.0, 3.35)) as (left, right):
+    with figure(path, 1, 2, (7.0, 3.35)) as (left, right):
         # One call for all classes, in the order of the data: none is painted over by the others.
         points = left.scatter(
             *z[:, :2].T.numpy(),
@@ -132,9 +133,9 @@ def reconstructions(model: Autoencoder, data: ImageData, path: Path) -> None:
         ("half masked", masked),
         ("reconstruction", _reconstruct(model, masked)),
     ]
-    with _figure(path, len(rows), 1, (7.0, 7.0 * len(rows) / len(x) + 0.1)) as axes:
+    with figure(path, len(rows), 1, (7.0, 7.0 * len(rows) / len(x) + 0.1)) as axes:
         for axis, (name, images) in zip(axes, rows, strict=True):
-            _show(axis, images, len(images))
+            show(axis, images, len(images))
             axis.text(-0.008, 0.5, name, transform=axis.transAxes, ha="right", va="center")
 
 
@@ -159,11 +160,12 @@ def samples(model: Autoencoder, path: Path) -> None:
     generator = torch.Generator(next(model.parameters()).device).manual_seed(2)
     # Those drawn pixel by pixel take their time.
     n = 16 if model.autoregressive else 64
-    with _figure(path, 1, 1, (7.0, 7.0 * (n // 16) / 16)) as axis:
-        _show(axis, model.sample(n, generator).cpu(), 16)
+    with figure(path, 1, 1, (7.0, 7.0 * (n // 16) / 16)) as axis:
+        show(axis, model.sample(n, generator).cpu(), 16)
 
 
-def _show(axis: Any, images: Tensor, columns: int) -> None:
+def show(axis: Any, images: Tensor, columns: int) -> None:
+    """Images (N, C, H, W) as a grid on an axis of a figure."""
     axis.imshow(grid(images, columns).numpy(), cmap="gray_r", vmin=0, vmax=1)
     axis.set_axis_off()
 
@@ -254,7 +256,7 @@ def training(history: list[dict[str, float]], path: Path) -> None:
     columns = 3
     rows = -(-len(names) // columns)
     epochs = [row["epoch"] for row in history]
-    with _figure(path, rows, columns, (7.0, 1.9 * rows)) as panels:
+    with figure(path, rows, columns, (7.0, 1.9 * rows)) as panels:
         for axis, name in zip(panels.flat, names, strict=False):
             for split, color in (("train", "0.6"), ("validation", "C0")):
                 if f"{split}/{name}" in history[0]:

@@ -19,6 +19,19 @@ from .autoencoder import Autoencoder
 from .systems import build, hyperparameters, names, system
 from .training import CHECKPOINT, OPTIMIZERS, PRECISIONS, fit
 
+DEFAULTS: dict[str, Any] = {
+    "model": "vimae-l",
+    "data": "digits",
+    "width": 1.0,
+    "epochs": 80,
+    "batch_size": 100,
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "lr_decay": 1.0,
+    "precision": "32",
+    "devices": 1,
+    "seed": 0,
+}
 CONFIG = "config.yaml"
 RESULTS = "metrics.json"
 
@@ -69,6 +82,7 @@ _OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data_dir": _TEXT,
     "network": _TEXT,
     "latent_dim": _COUNT,
+    "images": _COUNT,
     "image_size": _COUNT,
     "rotate": _FLAG,
     "binarize": _FLAG,
@@ -285,7 +299,8 @@ def load_data(
     config: Config, data_dir: str | None = None, *, download: bool = False
 ) -> datasets.ImageData:
     """The data of a configuration, from `data_dir` if that is given."""
-    given = {key: config[key] for key in ("image_size", "rotate", "binarize") if config.get(key)}
+    keys = "images", "image_size", "rotate", "binarize"
+    given = {key: config[key] for key in keys if config.get(key)}
     if download:
         given["download"] = True
     return datasets.load(config["data"], data_dir or config.get("data_dir"), **given)
@@ -316,11 +331,15 @@ def train(
     data: datasets.ImageData,
     *,
     resume: bool = False,
+    **told: Any,
 ) -> list[dict[str, float]]:
-    """Train the model of a complete configuration by `training.fit`; returns its metrics per epoch."""
+    """Train the model of a complete configuration by `training.fit`; returns its metrics per epoch.
+
+    `told` is what `training.fit` tells its progress to, where one process trains.
+    """
     settings = {key: config[key] for key in _FOR_FIT if config.get(key) is not None}
     if config["devices"] == 1:
-        return fit(model, data, run, resume=resume, **settings)
+        return fit(model, data, run, resume=resume, **settings, **told)
     distributed.launch(config["devices"], _train_in_group, run, config, resume, settings)
     checkpoint = read_checkpoint(run)
     load_weights(model, checkpoint, run)

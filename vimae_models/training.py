@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -207,13 +207,21 @@ class Recorder(L.Callback):
     """
 
     def __init__(
-        self, run: Path, data: ImageData, device: torch.device, lr_decay: float, console: Console
+        self,
+        run: Path,
+        data: ImageData,
+        device: torch.device,
+        lr_decay: float,
+        console: Console,
+        told: Callable[[int, int], None] | None,
     ) -> None:
         self.run = run
         self.validation = data.validation.images[:VALIDATION_IMAGES].to(device)
         self.labels = data.validation.labels[:SHOWN_CODES]
         self.lr_decay = lr_decay
         self.console = console
+        self.told = told
+        self.total = 0
         self.interrupted = False
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -243,12 +251,15 @@ class Recorder(L.Callback):
         if trainer.is_global_zero:
             step = pl_module.total_steps
             self.writer = SummaryWriter(self.run / "tensorboard", purge_step=step + 1)
-            total = trainer.max_epochs * len(pl_module.batches)
-            self.progress.update(self.task, total=total, completed=step)
+            self.total = trainer.max_epochs * len(pl_module.batches)
+            self.progress.update(self.task, total=self.total, completed=step)
             self.progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, Module)
         self.progress.advance(self.task)
+        if self.told is not None:
+            self.told(pl_module.total_steps, self.total)
         # After the last batch the epoch is closed first, so that it gets its row.
         if self._stop(trainer) and not trainer.is_last_batch:
             self.save(trainer, pl_module)
@@ -388,6 +399,7 @@ def fit(
     devices: int = 1,
     resume: bool = False,
     console: Console | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
     """Train `model` on `data.train`, recording into the folder `run`.
 
@@ -409,6 +421,7 @@ def fit(
             `distributed.launch`, on equal models.
         resume: start from the checkpoint in `run`.
         console: where progress goes; None is standard error.
+        progress: called after every step with the steps done and all of them.
 
     Returns:
         One row per epoch: "epoch", "step", "train/<term>" (mean over the epoch; the terms of the
@@ -451,7 +464,7 @@ def fit(
             console = Console(quiet=True)
             # The noise of every process is its own.
             torch.manual_seed(seed + 1_000_003 * rank)
-        recorder = Recorder(run, data, device, lr_decay, console)
+        recorder = Recorder(run, data, device, lr_decay, console, progress)
         trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
         # Only the main thread may set, and will get, the signal.
         main = threading.current_thread() is threading.main_thread()

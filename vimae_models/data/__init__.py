@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from . import cifar10, digits, download, dsprites, files, idx, omniglot
 from .base import (
     Binarized,
@@ -16,6 +19,7 @@ from .base import (
     Images,
     Lazy,
     MissingError,
+    Part,
     Rotated,
     Source,
     Split,
@@ -35,8 +39,10 @@ class _Known:
 
 _KNOWN = {
     "digits": _Known(digits.load),
-    "mnist": _Known(idx.load, ("MNIST/raw",), download.how_to_get("mnist")),
-    "fashion_mnist": _Known(idx.load, ("FashionMNIST/raw",), download.how_to_get("fashion_mnist")),
+    "mnist": _Known(idx.load, ("MNIST/raw",), download.how_to_get("mnist"), sized=True),
+    "fashion_mnist": _Known(
+        idx.load, ("FashionMNIST/raw",), download.how_to_get("fashion_mnist"), sized=True
+    ),
     "omniglot": _Known(
         omniglot.load, ("omniglot-py",), download.how_to_get("omniglot"), sized=True
     ),
@@ -75,6 +81,7 @@ def load(
     name: str,
     data_dir: str | Path | None = None,
     *,
+    images: int | None = None,
     image_size: int | None = None,
     rotate: bool = False,
     binarize: bool = False,
@@ -87,8 +94,10 @@ def load(
             "digits" (8x8, 1797 images) comes with scikit-learn; "dsprites" is rendered.
         data_dir: folder of the official files, DIR/<name>/ or DIR itself or torchvision's layout;
             None is the environment variable VIMAE_DATA.
-        image_size: height and width of the images of omniglot (default: 28), celeba (64) and folders
-            (as they are).
+        images: how many of the training images there are to be, a choice that is the same every
+            time; None is all.
+        image_size: height and width of the images of mnist and fashion_mnist (a divisor of 28, which
+            is the default), omniglot (28), celeba (64) and folders (as they are).
         rotate: add the images turned by 90, 180 and 270 degrees to every split (Omniglot in the
             paper).
         binarize: draw every pixel as 0 or 1 with the probability of its intensity; anew each time
@@ -115,6 +124,8 @@ def load(
         raise DataError(
             f"{name}: images of {height} x {width} cannot be rotated; they must be square"
         )
+    if images is not None:
+        data = replace(data, train=_some(data, images))
     splits: dict[str, Any] = {}
     for part in ("train", "validation", "test"):
         split: Split = getattr(data, part)
@@ -127,6 +138,22 @@ def load(
             split = replace(split, images=Binarized(split.images, fixed=part != "train"))
         splits[part] = split
     return replace(data, **splits)
+
+
+def _some(data: ImageData, images: int) -> Split:
+    """A part of the training set, in the order of its files."""
+    split = data.train
+    if not 2 <= images <= len(split):
+        raise DataError(
+            f"images is {images}; it must be from 2 to the {len(split)} training images of {data.name}"
+        )
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    chosen = order[:images].sort().values
+    return Split(
+        split.images[chosen] if isinstance(split.images, Tensor) else Part(split.images, chosen),
+        split.labels[chosen],
+        None if split.latents is None else split.latents[chosen],
+    )
 
 
 def _load_known(

@@ -17,6 +17,7 @@ _PARTS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+_AT_ONCE = 10_000
 FILES = [f"{file}.gz" for part in _PARTS.values() for file in part]
 
 
@@ -25,6 +26,7 @@ def load(source: Source) -> ImageData:
     (images, labels), (test_images, test_labels) = (
         _part(source, *files) for files in _PARTS.values()
     )
+    images, test_images = _sized(source, images), _sized(source, test_images)
     path, test_path = (_find(source, image_file) for image_file, _ in _PARTS.values())
     kept = len(labels) - len(labels) // 6
     # The MMD takes two.
@@ -52,6 +54,20 @@ def load(source: Source) -> ImageData:
         Split(test_images, test_labels),
         partial,
     )
+
+
+def _sized(source: Source, images: Tensor) -> Tensor:
+    """Images of the height and width that are asked for, by the mean of squares of pixels."""
+    height, width = images.shape[2:]
+    if source.size is None:
+        return images
+    if height != width or height % source.size:
+        raise DataError(
+            f"{source.name}: image_size is {source.size}; it must divide the {height} x {width} pixels"
+        )
+    parts = images.split(_AT_ONCE)
+    means = [torch.nn.functional.avg_pool2d(part.float(), height // source.size) for part in parts]
+    return torch.cat([mean.round().byte() for mean in means])
 
 
 def _part(source: Source, image_file: str, label_file: str) -> tuple[Tensor, Tensor]:

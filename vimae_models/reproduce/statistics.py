@@ -1,0 +1,59 @@
+"""What several seeds say together."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the mean of one sample is above that of another.
+
+    Attributes:
+        mean: of the first minus that of the second.
+        low, high: the difference is above `low` with 95 % confidence, and below `high` with 95 %
+            (Welch's t-test, each one-sided); infinite where a sample has one value.
+        n, m: numbers of values.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    m: int
+
+    def above(self, threshold: float = 0.0) -> bool | None:
+        """Whether the difference is above a threshold; None where neither answer has 95 %."""
+        if self.low > threshold:
+            return True
+        return False if self.high < threshold else None
+
+    def __str__(self) -> str:
+        if math.isinf(self.low):
+            return f"{self.mean:+.4g} (one seed: no confidence can be given)"
+        return f"{self.mean:+.4g}, 95 % one-sided bounds {self.low:+.4g} and {self.high:+.4g}"
+
+
+def difference(first: list[float], second: list[float]) -> Difference:
+    """The difference of two means, with what can be said of it; see `Difference`."""
+    n, m = len(first), len(second)
+    mean = statistics.fmean(first) - statistics.fmean(second)
+    if min(n, m) < 2:
+        return Difference(mean, -math.inf, math.inf, n, m)
+    if statistics.pvariance(first) == statistics.pvariance(second) == 0:
+        return Difference(mean, mean, mean, n, m)
+    from scipy.stats import ttest_ind
+
+    # Both ends of 90 % leave out 5 % each.
+    bounds = ttest_ind(first, second, equal_var=False).confidence_interval(0.9)
+    return Difference(mean, float(bounds.low), float(bounds.high), n, m)
+
+
+def mean_and_spread(values: list[float], digits: int) -> str:
+    """ "mean ± standard deviation", or the one value."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
