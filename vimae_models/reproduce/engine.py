@@ -220,7 +220,7 @@ def _run_all(
                         console.print(f"{finished} of {len(todo)}: {name}", highlight=False)
                 going = ", ".join(todo[index].folder.name for index in processes)
                 progress.update(
-                    bar, completed=sum(list(done)), description=f"{target.name}: {going}"
+                    bar, completed=sum(done[:]), description=f"{target.name}: {going}"
                 )
     finally:
         for process in processes.values():
