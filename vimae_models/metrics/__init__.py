@@ -1,1 +1,1 @@
-"""What trained models are judged by: one function for every measure of the papers."""
+"""What trained models are judged by: one short function per figure of the papers."""
