@@ -57,9 +57,7 @@ def log_det_covariance(model: Autoencoder, images: Images, seed: int = 0) -> flo
     Source: InfoVAE, sec. 4.2.1 (1) and figure 3 (B).
     """
     z = evaluation.draws(model, images, seed).double()
-    n, d = z.shape
-    if n <= d:
-        return -math.inf
+    n = len(z)
     # The singular values of the draws, not the eigenvalues of their covariance: those are squares,
     # and the small ones are lost.
     s = torch.linalg.svdvals(z - z.mean(0))
