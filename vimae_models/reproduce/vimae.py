@@ -114,7 +114,7 @@ class MNIST(Target):
     def configs(self, scale: str) -> dict[str, runs.Config]:
         at: dict[str, dict[str, Any]] = {
             "smoke": {"data": "digits", "network": "mlp", "epochs": 2, "width": 0.1},
-            "small": {"epochs": 8, "images": 20_000, "width": 0.0625},
+            "small": {"epochs": 8, "images": 10_000, "width": 0.0625},
             "paper": {},
         }
         changes = at[scale]
