@@ -1,0 +1,1 @@
+"""What trained models are judged by: one function for every measure of the papers."""
