@@ -1,6 +1,7 @@
 """The targets of VMI: their runs, their measures on known answers, their verdicts on made-up ones."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,11 +85,12 @@ def test_information_of_a_fixed_model():
     before = torch.get_rng_state()
     found = [
         vmi.information_of_fixed(model, digits, "mlp", 0.2, steps=steps, informative=1)
-        for steps in (100, 100, 1)
+        for steps in (300, 1, 1)
     ]
     assert torch.equal(before, torch.get_rng_state())
-    assert found[0] == found[1] > found[2]
-    assert 0.3 < found[0] < 1.1
+    assert found[1] == found[2] < found[0]
+    # About half of the images are brighter; the sign, log 2 nats, is all that images tell of z_1.
+    assert found[0] == pytest.approx(math.log(2), abs=0.1)
 
 
 class Sum(torch.nn.Module):
