@@ -618,6 +618,7 @@ def _show_plane(page: Page, results: Results, names: Sequence[str]) -> None:
         len(chosen),
         (7.0, 5.4),
     ) as axes:
+        axes[0, 0].figure.get_layout_engine().set(wspace=0.06)
         for row, name in zip(axes, names, strict=True):
             planes = _plane_changed(results.first(name).model, chosen)
             for axis, image, plane in zip(row, chosen, planes, strict=True):
