@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from . import vimae
+from . import vimae, vmi
 from .target import Target
 
-_TARGETS: tuple[type[Target], ...] = (vimae.Figure1, vimae.MNIST)
+_TARGETS: tuple[type[Target], ...] = (
+    vimae.Figure1,
+    vimae.MNIST,
+    vmi.Joint,
+    vmi.Gaussian,
+)
 
 
 def names() -> list[str]:
