@@ -479,9 +479,15 @@ def _information_bound(
 
     network, width = config["network"], config["width"]
     try:
-        with _progress("training Q") as step:
+        with _progress() as report:
             nats = information_of_fixed(
-                model, data, network, width, steps=steps, informative=informative, progress=step
+                model,
+                data,
+                network,
+                width,
+                steps=steps,
+                informative=informative,
+                progress=lambda done, total: report("training Q", done, total),
             )
     except (TypeError, ValueError) as error:
         raise runs.RunError(f"--mi-bound: {error}") from error
