@@ -17,12 +17,13 @@ from .data import ImageData, Images, Split, pixels
 from .joint import JointAutoencoder
 
 LABELS = 1000
-# The papers' corruptions of MNIST: name, function, strength.
+# The papers' corruptions: name, function, strength.
 CORRUPTIONS = {
     "gaussian 0.2": (corruptions.gaussian, 0.2),
     "gaussian 0.4": (corruptions.gaussian, 0.4),
     "mask 0.2": (corruptions.mask, 0.2),
     "mask 0.5": (corruptions.mask, 0.5),
+    "gaussian 0.3": (corruptions.gaussian, 0.3),
 }
 _AT_ONCE = 1000
 

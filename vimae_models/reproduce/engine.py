@@ -219,9 +219,7 @@ def _run_all(
                     if not interrupts and not console.is_terminal:
                         console.print(f"{finished} of {len(todo)}: {name}", highlight=False)
                 going = ", ".join(todo[index].folder.name for index in processes)
-                progress.update(
-                    bar, completed=sum(done[:]), description=f"{target.name}: {going}"
-                )
+                progress.update(bar, completed=sum(done[:]), description=f"{target.name}: {going}")
     finally:
         for process in processes.values():
             process.terminate()

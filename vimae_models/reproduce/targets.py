@@ -5,7 +5,12 @@ from __future__ import annotations
 from . import vimae
 from .target import Target
 
-_TARGETS: tuple[type[Target], ...] = (vimae.Figure1, vimae.MNIST)
+_TARGETS: tuple[type[Target], ...] = (
+    vimae.Figure1,
+    vimae.MNIST,
+    vimae.Omniglot,
+    vimae.CIFAR10,
+)
 
 
 def names() -> list[str]:

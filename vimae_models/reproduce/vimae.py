@@ -94,33 +94,36 @@ def _scatter(axis: Any, run: Trained, label: str) -> None:
     axis.yaxis.set_major_locator(MultipleLocator(2))
 
 
-class MNIST(Target):
-    """Reconstruction, samples, and SVM accuracy on the codes of clean and corrupted digits."""
+class _Robustness(Target):
+    """The convolutional systems on one data set: reconstruction, samples, and SVM accuracy on the codes.
 
-    name = "vimae-mnist"
-    title = "VIMAE: robust representations of MNIST"
-    source = "VIMAE, table 1 of the preprint and table 3 of the ICLR version"
+    Attributes:
+        data: name of the data set, in the presets.
+        lam: the paper's weight of the MMD. In the code these experiments follow, 0.05 stands before
+            the squared error: 20 lam is the same ratio, and is trained too.
+        small: what is scaled down at "small".
+        inputs: clean and corrupted, as in `evaluation.CORRUPTIONS`.
+        hard: the corruptions under which the claim is made.
+        published: accuracies, %, in the order of `inputs`.
+        table: in the paper, where these are printed.
+    """
+
+    data: ClassVar[str]
+    lam: ClassVar[float]
+    small: ClassVar[dict[str, Any]]
+    inputs: ClassVar[tuple[str, ...]]
+    hard: ClassVar[tuple[str, ...]]
+    published: ClassVar[dict[str, tuple[float, ...]]]
+    table: ClassVar[str]
     seeds: ClassVar = {"smoke": 1, "small": 3, "paper": 3}
-    # Clean, Gaussian noise 0.2 and 0.4, masking 0.2 and 0.5; %.
-    published: ClassVar = {
-        "vae": (80.4, 77.8, 70.6, 72.6, 52),
-        "beta-vae-h": (92.7, 86.6, 82.2, 91.7, 84.3),
-        "beta-vae-a": (93, 66, 13, 85, 65),
-        "vimae-n": (93.6, 92.5, 86.6, 92.1, 86.2),
-        "vimae-l": (93.1, 92.6, 88.4, 92.3, 87.1),
-    }
-    inputs = ("clean", "gaussian 0.2", "gaussian 0.4", "mask 0.2", "mask 0.5")
 
     def configs(self, scale: str) -> dict[str, runs.Config]:
-        at: dict[str, dict[str, Any]] = {
-            "smoke": {"data": "digits", "network": "mlp", "epochs": 2, "width": 0.1},
-            "small": {"epochs": 8, "images": 20_000, "width": 0.0625},
-            "paper": {},
-        }
-        changes = at[scale]
-        found = {name: config(f"{name}/mnist", **changes) for name in NAMES}
+        smoke = {"data": "digits", "network": "mlp", "epochs": 2, "width": 0.1}
+        changes: dict[str, Any] = {"smoke": smoke, "small": self.small, "paper": {}}[scale]
+        found = {name: config(f"{name}/{self.data}", **changes) for name in NAMES}
         for name in ("vimae-n", "vimae-l"):
-            found[f"{name}, lambda 200"] = config(f"{name}/mnist", **changes, lam=200.0)
+            lam = 20 * self.lam
+            found[f"{name}, lambda {lam:g}"] = config(f"{name}/{self.data}", **changes, lam=lam)
         return found
 
     def measure(self, trained: Trained) -> Values:
@@ -164,7 +167,7 @@ class MNIST(Target):
         )
         _robustness(page, results, labels, self.inputs, self.published)
         _pictures(page, results, labels)
-        for noise in ("gaussian 0.4", "mask 0.5"):
+        for noise in self.hard:
             for new in labels:
                 if not new.startswith("vimae"):
                     continue
@@ -172,21 +175,78 @@ class MNIST(Target):
                     gap = difference(*(results.values(name, "svm", noise) for name in (new, old)))
                     page.claim(
                         f"{new} is above {old} under {noise}",
-                        "table 1 / 3",
+                        self.table,
                         gap.above(),
                         f"accuracy {gap}",
                     )
-            for suffix in ("", ", lambda 200"):
+            for suffix in ("", f", lambda {20 * self.lam:g}"):
                 gap = difference(
                     *(results.values(f"vimae-{x}{suffix}", "svm", noise) for x in ("l", "n"))
                 )
                 page.claim(
                     f"vimae-l{suffix} is at least level with vimae-n{suffix} under {noise} (no more "
                     "than 0.02 below)",
-                    "table 1 / 3",
+                    self.table,
                     gap.above(-0.02),
                     f"accuracy {gap}",
                 )
+
+
+class CIFAR10(_Robustness):
+    name = "vimae-cifar10"
+    title = "VIMAE: representations and samples of CIFAR10"
+    source = "VIMAE (ICLR version), tables 2 and 5, figures 3 and 5"
+    data = "cifar10"
+    lam = 100.0
+    small: ClassVar = {"epochs": 3, "width": 0.0625}
+    table = "table 2"
+    inputs = ("clean", "gaussian 0.3", "mask 0.2")
+    hard = ("gaussian 0.3", "mask 0.2")
+    published: ClassVar = {
+        "vae": (30, 25, 16),
+        "beta-vae-h": (29, 26, 19),
+        "beta-vae-a": (31, 31, 18),
+        "vimae-n": (29, 28, 23),
+        "vimae-l": (32, 34, 23),
+    }
+
+
+class Omniglot(_Robustness):
+    name = "vimae-omniglot"
+    title = "VIMAE: representations and samples of Omniglot"
+    source = "VIMAE (ICLR version), tables 1 and 4, figure 2"
+    data = "omniglot"
+    lam = 10.0
+    small: ClassVar = {"epochs": 4, "width": 0.0625}
+    table = "table 4"
+    inputs = ("clean", "gaussian 0.2", "gaussian 0.4", "mask 0.2", "mask 0.5")
+    hard = ("gaussian 0.4", "mask 0.5")
+    published: ClassVar = {
+        "vae": (22, 22, 17, 22, 16),
+        "beta-vae-h": (21, 21, 22, 19, 17),
+        "beta-vae-a": (22, 22, 21, 21, 24),
+        "vimae-n": (22, 23, 24, 22, 22),
+        "vimae-l": (24, 23, 20, 23, 22),
+    }
+
+
+class MNIST(_Robustness):
+    name = "vimae-mnist"
+    title = "VIMAE: robust representations of MNIST"
+    source = "VIMAE, table 1 of the preprint and table 3 of the ICLR version"
+    data = "mnist"
+    lam = 10.0
+    small: ClassVar = {"epochs": 8, "images": 20_000, "width": 0.0625}
+    table = "table 1 / 3"
+    inputs = ("clean", "gaussian 0.2", "gaussian 0.4", "mask 0.2", "mask 0.5")
+    hard = ("gaussian 0.4", "mask 0.5")
+    published: ClassVar = {
+        "vae": (80.4, 77.8, 70.6, 72.6, 52),
+        "beta-vae-h": (92.7, 86.6, 82.2, 91.7, 84.3),
+        "beta-vae-a": (93, 66, 13, 85, 65),
+        "vimae-n": (93.6, 92.5, 86.6, 92.1, 86.2),
+        "vimae-l": (93.1, 92.6, 88.4, 92.3, 87.1),
+    }
 
 
 @torch.no_grad()
