@@ -25,6 +25,7 @@ from .report import REPORT, Page
 from .target import Results, Target, Trained
 
 MEASURES = "measures.json"
+TRAINING = "training.json"
 # Of the progress of a run, what is training; the rest is measuring.
 _TRAINING = 0.9
 
@@ -134,11 +135,11 @@ def _with_values(run: Trained) -> Trained:
 
 
 def _machine(finished: list[Trained]) -> dict[str, Any]:
-    """Where the runs were made, by what, and how long they took."""
-    found = [json.loads((run.folder / MEASURES).read_text()) for run in finished]
+    """Where the runs were trained, by what, and how long that took."""
+    found = [json.loads((run.folder / TRAINING).read_text()) for run in finished]
     machines = list(dict.fromkeys(result["machine"] for result in found))
-    hours = sum(result["seconds"] for result in found) / 3600
-    return {"on": "; ".join(machines), "in": f"{hours:.2f} hours of runs"}
+    minutes = sum(result["seconds"] for result in found) / 60
+    return {"trained on": "; ".join(machines), "in": f"{minutes:.0f} minutes of runs"}
 
 
 def machine() -> str:
@@ -254,13 +255,29 @@ def train_and_measure(
     target: Target, run: Trained, tell: Callable[[float], None] = lambda fraction: None
 ) -> None:
     """Bring one run, at whatever point it is, to its `MEASURES` file."""
-    start = time.perf_counter()
     if _epochs_done(run.folder) < run.config["epochs"]:
-        torch.manual_seed(run.config["seed"])
-        model = runs.build_model(run.config, run.data.shape)
-        config = runs.complete(run.config, model)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        runs.write_config(run.folder, config)
+        train(run, tell)
+    tell(_TRAINING)
+    torch.manual_seed(run.config["seed"])
+    found = {
+        "values": target.measure(run),
+        "training": json.loads((run.folder / TRAINING).read_text()),
+    }
+    tell(1.0)
+    files.write(run.folder / MEASURES, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def train(run: Trained, tell: Callable[[float], None] = lambda fraction: None) -> None:
+    """Train one run to its end, from its checkpoint if it has one, and note how long it took."""
+    start = time.perf_counter()
+    noted = run.folder / TRAINING
+    before = json.loads(noted.read_text())["seconds"] if noted.is_file() else 0.0
+    torch.manual_seed(run.config["seed"])
+    model = runs.build_model(run.config, run.data.shape)
+    config = runs.complete(run.config, model)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    runs.write_config(run.folder, config)
+    try:
         runs.train(
             run.folder,
             config,
@@ -270,17 +287,9 @@ def train_and_measure(
             console=Console(quiet=True),
             progress=lambda step, total: tell(_TRAINING * step / total),
         )
-    trained = time.perf_counter()
-    tell(_TRAINING)
-    torch.manual_seed(run.config["seed"])
-    found = {
-        "values": target.measure(run),
-        "seconds": time.perf_counter() - start,
-        "of training": trained - start,
-        "machine": machine(),
-    }
-    tell(1.0)
-    files.write(run.folder / MEASURES, (json.dumps(found, indent=1) + "\n").encode())
+    finally:
+        told = {"seconds": before + time.perf_counter() - start, "machine": machine()}
+        files.write(noted, (json.dumps(told) + "\n").encode())
 
 
 def _epochs_done(folder: Path) -> int:

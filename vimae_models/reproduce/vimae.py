@@ -236,7 +236,7 @@ class MNIST(_Robustness):
     source = "VIMAE, table 1 of the preprint and table 3 of the ICLR version"
     data = "mnist"
     lam = 10.0
-    small: ClassVar = {"epochs": 8, "images": 20_000, "width": 0.0625}
+    small: ClassVar = {"epochs": 8, "images": 10_000, "width": 0.0625}
     table = "table 1 / 3"
     inputs = ("clean", "gaussian 0.2", "gaussian 0.4", "mask 0.2", "mask 0.5")
     hard = ("gaussian 0.4", "mask 0.5")
