@@ -1,200 +1,205 @@
-"""What a trained model is judged by."""
+"""What a trained model is judged by: a few measures in seconds, or all that apply to it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-import vimae_kernels as vk
-
-from . import corruptions
+from . import checks, encoding
 from .autoencoder import Autoencoder
-from .data import ImageData, Images, Split, pixels
+from .data import ImageData, Images
+from .data.base import Binarized
 from .joint import JointAutoencoder
+from .metrics import classifier, images, information, labels, latent, likelihood
+from .pixelcnn import Progress
+from .vae import GaussianAutoencoder
 
-LABELS = 1000
-# The papers' corruptions: name, function, strength.
-CORRUPTIONS = {
-    "gaussian 0.2": (corruptions.gaussian, 0.2),
-    "gaussian 0.4": (corruptions.gaussian, 0.4),
-    "mask 0.2": (corruptions.mask, 0.2),
-    "mask 0.5": (corruptions.mask, 0.5),
-    "gaussian 0.3": (corruptions.gaussian, 0.3),
-}
-_AT_ONCE = 1000
+Report = Callable[[str, int, int], None]
+"""Called with the name of a measure, and what is done of it and all; 0, 0 when it begins."""
 
-
-@torch.no_grad()
-def codes(
-    model: Autoencoder, images: Images, corrupt: Callable[[Tensor], Tensor] | None = None
-) -> Tensor:
-    """Codes (N, code_dim) of images (N, C, H, W), bytes or floats, without training noise.
-
-    `corrupt`, if given, is what is done to the pixels of every part before.
-    """
-    return torch.cat([model.encode(x) for x in inputs(model, images, corrupt)])
+SAMPLES = 10_000
+"""Generated images, as many as the papers take; of a decoder that draws pixel by pixel:"""
+AUTOREGRESSIVE_SAMPLES = 64
+_VALIDATION = 1000
 
 
 @torch.no_grad()
-def draws(model: Autoencoder, images: Images, seed: int = 0) -> Tensor:
-    """One draw (N, d) of z from the posterior of every image: samples of q(z)."""
-    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
-    parts = [model.sample_posterior(x, generator) for x in inputs(model, images)]
-    return torch.cat(parts)[:, : model.latent_dim]
+def reconstruction(model: Autoencoder, images: Images) -> float:
+    """The mean over images of -log p(x|z) at the code of x, in nats: the distortion.
 
-
-def inputs(
-    model: Autoencoder, images: Images, corrupt: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[Tensor]:
-    """Images part by part, as pixels on the device and in the type of the model, in evaluation mode."""
-    at = next(model.parameters())
-    training = model.training
-    model.eval()
-    for start in range(0, len(images), _AT_ONCE):
-        x = pixels(images[start : start + _AT_ONCE])
-        yield (corrupt(x) if corrupt is not None else x).to(at)
-    model.train(training)
-
-
-@torch.no_grad()
-def summary(model: Autoencoder, images: Images) -> dict[str, float]:
-    """How well a model reconstructs images, and how close their codes are to the prior.
+    The code is the mean where there is a posterior. Where the likelihood is "l2" this is
+    ||x - g(z)||^2, in squared pixel units.
 
     Args:
         model: any system.
-        images: (N, C, H, W), N >= 2.
+        images: (N, C, H, W).
 
-    Returns:
-        "reconstruction", the mean of -log p(x|z) at the code of x (of a mean, where there is a
-        posterior; ||x - g(z)||^2 in squared pixel units where the likelihood is "l2"), and "mmd",
-        the unbiased squared MMD between N draws from q(z) and N samples of the prior, the same draws
-        and samples at every call. Of a joint code, that of its continuous part.
+    Source: VIMAE (ICLR version), sec. 2.
     """
     error = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
-    for x in inputs(model, images):
+    for x in encoding.inputs(model, images):
         error -= model.log_likelihood(x, model.encode(x)).sum()
-    z = draws(model, images)
-    generator = torch.Generator(z.device).manual_seed(1)
-    prior = model.sample_prior(len(z), generator)[:, : model.latent_dim]
-    return {"reconstruction": float(error) / len(images), "mmd": float(vk.mmd(z, prior))}
+    return float(error) / len(images)
 
 
-@torch.no_grad()
-def categories(model: JointAutoencoder, split: Split) -> dict[str, float]:
-    """What the categorical code y of a joint model says about the classes of a labelled set.
-
-    Args:
-        model: a system with a categorical code of K categories.
-        split: N labelled images.
-
-    Returns:
-        "accuracy": fraction of images whose most probable category is the one matched to their
-        class, each category being matched to one class at most so that the fraction is largest (the
-        Hungarian algorithm); "kl": mean KL(q(y|x) || uniform), at most log K; "entropy": that of the
-        mean of q(y|x); "information": I(x; y) = entropy - mean H(q(y|x)); all in nats.
-
-    Source: VMI-VAE, sec. 4; IMAE, sec. 5.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    p = torch.cat([model.classify(x) for x in inputs(model, split.images)]).double().cpu()
-    classes, labels = split.labels.unique(return_inverse=True)
-    counts = torch.zeros(p.shape[1], len(classes), dtype=torch.long)
-    counts.index_put_((p.argmax(1), labels), torch.ones_like(labels), accumulate=True)
-    matched = counts[linear_sum_assignment(counts.numpy(), maximize=True)]
-    conditional = torch.special.entr(p).sum(1).mean()
-    entropy = torch.special.entr(p.mean(0)).sum()
-    return {
-        "accuracy": float(matched.sum()) / len(labels),
-        "kl": math.log(p.shape[1]) - float(conditional),
-        "entropy": float(entropy),
-        "information": float(entropy - conditional),
-    }
-
-
-def svm_accuracy(model: Autoencoder, data: ImageData, seed: int = 0) -> dict[str, float]:
-    """Test accuracy of a support vector machine on the codes, for clean and corrupted test images.
-
-    It is trained once, on the codes of `LABELS` clean training images with the classes in the
-    proportions of the training set, and tested on the codes of all test images with each
-    corruption: RBF kernel, scikit-learn's defaults. The papers name the transductive M1+TSVM; this
-    one sees no unlabelled codes.
-
-    Where no class of the test set is in the training set (Omniglot), it is trained on three quarters
-    of the test images of five classes and tested on the last quarter, as in the paper.
-
-    Args:
-        model: any system.
-        data: a labelled data set.
-        seed: of the choice of labels and of the corruptions.
-
-    Returns:
-        Fractions by name: "clean" and those of `CORRUPTIONS`; nothing if there is only one class.
-
-    Source: VIMAE preprint, sec. 5.2 and table 1; VIMAE (ICLR version), sec. 5.3 (Omniglot).
-    """
-    from sklearn.svm import SVC
-
-    if torch.isin(data.test.labels, data.train.labels).any():
-        chosen, _ = _choose(data.train.labels, LABELS, seed)
-        # Binarised training images are drawn from torch's generator.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            labelled, test = _at(data.train, chosen), data.test
-    else:
-        five = _five_classes(data.test.labels, seed)
-        chosen, others = _choose(data.test.labels[five], len(five) * 3 // 4, seed)
-        labelled, test = _at(data.test, five[chosen]), _at(data.test, five[others])
-    if len(labelled.labels.unique()) < 2:
-        return {}
-    machine = SVC().fit(codes(model, labelled.images).cpu(), labelled.labels)
-    generator = torch.Generator().manual_seed(seed)
-    ways: dict[str, Callable[[Tensor], Tensor] | None] = {"clean": None}
-    for name, (corrupt, strength) in CORRUPTIONS.items():
-        ways[name] = lambda x, f=corrupt, s=strength: f(x, s, generator)  # type: ignore[misc]
-    return {
-        name: float(machine.score(codes(model, test.images, way).cpu(), test.labels))
-        for name, way in ways.items()
-    }
-
-
-def _choose(labels: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of n labels, with the classes in proportion if n is enough for that, and the others."""
-    from sklearn.model_selection import train_test_split
-
-    everything = torch.arange(len(labels))
-    if len(labels) <= n:
-        return everything, everything[:0]
-    counts = labels.unique(return_counts=True)[1]
-    proportionate = len(counts) <= min(n, len(labels) - n) and counts.min() >= 2
-    chosen, others = train_test_split(
-        everything, train_size=n, stratify=labels if proportionate else None, random_state=seed
-    )
-    return chosen, others
-
-
-def _five_classes(labels: Tensor, seed: int) -> Tensor:
-    """Indices of all images of five classes."""
-    classes = labels.unique()
-    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
-    return torch.isin(labels, classes[order[:5]]).nonzero()[:, 0]
-
-
-def _at(split: Split, index: Tensor) -> Split:
-    return Split(split.images[index], split.labels[index])
+def summary(model: Autoencoder, images: Images) -> dict[str, float]:
+    """What training watches: "reconstruction" and "mmd" (`latent.mmd`) of images (N, C, H, W), N >= 2."""
+    return {"reconstruction": reconstruction(model, images), "mmd": latent.mmd(model, images)}
 
 
 def evaluate(model: Autoencoder, data: ImageData) -> dict[str, Any]:
-    """All of the above on the test set: "images", "reconstruction", "mmd", "svm", "categories"."""
+    """What takes seconds, of the test set: "images", "reconstruction", "mmd", "svm", "categories"."""
     results = {
         "images": len(data.test),
         **summary(model, data.test.images),
-        "svm": svm_accuracy(model, data),
+        "svm": labels.svm_accuracy(model, data),
     }
     if isinstance(model, JointAutoencoder):
-        results["categories"] = categories(model, data.test)
+        results["categories"] = labels.categories(model, data.test)
     return results
+
+
+def evaluate_all(
+    model: Autoencoder,
+    data: ImageData,
+    classifier_path: Path,
+    *,
+    inception: Any = None,
+    samples: int | None = None,
+    likelihood_images: int = 500,
+    likelihood_samples: int = 100,
+    seed: int = 0,
+    report: Report = lambda name, done, total: None,
+) -> dict[str, Any]:
+    """Every measure of the papers that applies to a model, of the test set; minutes.
+
+    Args:
+        model: any system.
+        data: the data set it was trained on.
+        classifier_path: file of the classifier of that data set, which is trained if there is none;
+            see `classifier.load_or_train`.
+        inception: of `images.load_inception`, for the FID.
+        samples: generated images, >= 2; None is `SAMPLES`, or `AUTOREGRESSIVE_SAMPLES`.
+        likelihood_images, likelihood_samples: test images whose likelihood is estimated, the first
+            ones, >= 2, and samples of z for each, >= 1.
+        seed: of all draws.
+        report: called as the measures go on.
+
+    Returns:
+        The results of `evaluate` and, by the names of functions in `metrics`, theirs. All can be
+        written as JSON: what does not apply, or is not finite, is None, and "skipped" has the reason
+        by name. "samples" is the number of generated images, which "class_cross_entropy",
+        "classifier_distance", "fid" and "sample_nll" judge; "classifier" has the accuracy of that
+        network. The first 1000 validation images choose the bandwidth of "sample_nll".
+
+    Raises:
+        ValueError: `samples` or a number of the likelihood out of range.
+        FileError, OSError: as `classifier.load_or_train`.
+    """
+    samples = samples or (AUTOREGRESSIVE_SAMPLES if model.autoregressive else SAMPLES)
+    checks.integer(2, samples=samples, likelihood_images=likelihood_images)
+    checks.integer(1, likelihood_samples=likelihood_samples)
+    skipped = _not_applicable(model, data, inception)
+    judge: Any = None
+    # First, since its file may be refused.
+    if "classifier" not in skipped:
+        report("classifier", 0, 0)
+        device = next(model.parameters()).device
+        progress = partial(report, "classifier")
+        judge = classifier.load_or_train(
+            data, classifier_path, seed, device=device, progress=progress
+        )
+    report("samples", 0, 0)
+    generated = images.generate(model, samples, seed, partial(report, "samples"))
+    if isinstance(data.test.images, Binarized):
+        # Decoders of grey pixels: these are the probabilities of binary ones.
+        generated = Binarized(generated, fixed=True)[:]
+
+    test = data.test.images
+    few = test[:likelihood_images]
+    joint: Any = model
+    measures: dict[str, Callable[[Progress], Any]] = {
+        "reconstruction": lambda _: reconstruction(model, test),
+        "rate": lambda _: latent.rate(model, test),
+        "mmd": lambda _: latent.mmd(model, test, seed),
+        "log_det_covariance": lambda _: latent.log_det_covariance(model, test, seed),
+        "total_correlation": lambda _: latent.total_correlation(model, test, seed),
+        "mutual_information": lambda _: information.mutual_information(model, test, seed),
+        "coordinates": lambda _: information.coordinates(model, test, seed),
+        "mutual_information_gap": lambda _: information.mutual_information_gap(
+            model, data.test, seed=seed
+        ),
+        "log_likelihood": lambda progress: {
+            "images": len(few),
+            "samples": likelihood_samples,
+            **likelihood.log_likelihood(
+                model, few, likelihood_samples, seed=seed, progress=progress
+            ),
+        },
+        "svm": lambda _: labels.svm_accuracy(model, data, seed),
+        "categories": lambda _: labels.categories(joint, data.test),
+        "classifier": lambda _: {"test_accuracy": judge.test_accuracy},
+        "class_cross_entropy": lambda _: images.class_cross_entropy(
+            judge, generated, data.train.labels
+        ),
+        "classifier_distance": lambda _: images.classifier_distance(judge, test, generated),
+        "fid": lambda progress: images.fid(test, generated, inception, progress),
+        "sample_nll": lambda _: likelihood.sample_nll(
+            generated, data.validation.images[:_VALIDATION], test
+        ),
+    }
+    results: dict[str, Any] = {"images": len(data.test), "samples": samples}
+    for name, measure in measures.items():
+        if name in skipped:
+            results[name] = None
+        else:
+            report(name, 0, 0)
+            results[name] = _finite(name, measure(partial(report, name)), skipped)
+    return results | {"skipped": skipped}
+
+
+def _not_applicable(model: Autoencoder, data: ImageData, inception: Any) -> dict[str, str]:
+    """The measures that cannot be, by name, and why."""
+    skipped: dict[str, str] = {}
+    if not isinstance(model, GaussianAutoencoder):
+        of_posterior = (
+            "rate",
+            "total_correlation",
+            "mutual_information",
+            "coordinates",
+            "mutual_information_gap",
+        )
+        skipped |= dict.fromkeys(of_posterior, "the encoder is deterministic")
+    if data.test.latents is None:
+        skipped["mutual_information_gap"] = "the factors of the images are not known"
+    if model.likelihood == "l2":
+        skipped["log_likelihood"] = "the likelihood, 'l2', is no density of images"
+    if len(data.train.labels.unique()) < 2:
+        of_classes = "svm", "classifier", "class_cross_entropy", "classifier_distance"
+        skipped |= dict.fromkeys(of_classes, "the images have no classes")
+    if not isinstance(model, JointAutoencoder):
+        skipped["categories"] = "the code has no category"
+    elif len(data.test.labels.unique()) < 2:
+        skipped["categories"] = "the images have no classes"
+    if inception is None:
+        skipped["fid"] = "the weights of Inception were not given"
+    elif data.shape[0] not in (1, 3):
+        skipped["fid"] = f"Inception takes images of 1 or 3 channels; these have {data.shape[0]}"
+    return skipped
+
+
+def _finite(name: str, value: Any, skipped: dict[str, str]) -> Any:
+    """A result with None for every number that is not finite, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(f"{name}.{key}", item, skipped) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(f"{name}.{i}", item, skipped) for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        skipped[name] = f"it is {value}"
+        return None
+    return value
