@@ -24,7 +24,7 @@ from tiny_target import STRUCK, Tiny
 from vimae_models import cli, runs
 from vimae_models.reproduce import engine, report, targets
 from vimae_models.reproduce.report import Page
-from vimae_models.reproduce.statistics import difference
+from vimae_models.reproduce.statistics import all_hold, difference
 from vimae_models.training import Interrupted
 
 
@@ -315,6 +315,20 @@ def test_difference_is_welchs_test():
     shifted = [x - gap.low for x in a]
     p = stats.ttest_ind(shifted, b, equal_var=False, alternative="greater").pvalue
     assert p == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    "verdicts, together",
+    [
+        ([True, True], True),
+        ([True, None], None),
+        ([None, False, True], False),
+        ([False], False),
+        ([None], None),
+    ],
+)
+def test_all_hold(verdicts, together):
+    assert all_hold(verdicts) is together
 
 
 def test_difference_of_single_or_equal_values():

@@ -217,6 +217,7 @@ def _run_all(
                 if interrupts > 1:
                     raise KeyboardInterrupt
                 stop.value = interrupts > 0
+                progress.update(bar, completed=sum(done[:]))
                 for index, (process, receiver) in list(processes.items()):
                     # One that trains stops by itself, with a checkpoint; others have nothing to keep.
                     if interrupts and not 0 < done[index] < _TRAINING:
@@ -243,7 +244,7 @@ def _run_all(
                     if name in failed or not console.is_terminal:
                         console.print(told, highlight=False, markup=False, soft_wrap=True)
                 going = ", ".join(todo[index].folder.name for index in processes)
-                progress.update(bar, completed=sum(done[:]), description=f"{target.name}: {going}")
+                progress.update(bar, description=f"{target.name}: {going}")
     finally:
         for process, _ in processes.values():
             process.kill()

@@ -23,6 +23,10 @@ from .target import Results, Target, Trained, Values
 
 REPORT = "report.md"
 RESULTS = "results.json"
+_CONFIDENCE = (
+    "Of a difference [a, b]: it is above a with 95 % confidence, and below b with 95 % (Welch's t-test over "
+    "the seeds, each one-sided). A claim that is neither borne out nor refuted with that is undecided."
+)
 _VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
 
 
@@ -116,7 +120,7 @@ class Page:
             cells = [[c["claim"], c["source"], f"**{c['verdict']}**", c["evidence"]]
                      for c in self.claims]  # fmt: skip
             header = "claim", "in the paper", "in our runs", "evidence"
-            parts += ["## Claims", _table(header, cells)]
+            parts += ["## Claims", _table(header, cells), _CONFIDENCE]
         parts += ["## Results", *self.parts, "## Runs", _runs(results.trained)]
         told = ", ".join(f"{key} {value}" for key, value in machine.items())
         parts.append(f"Made by `vimae reproduce {target.name} --scale {scale}`: {told}.")

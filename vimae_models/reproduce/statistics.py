@@ -32,9 +32,9 @@ class Difference:
         return False if self.high < threshold else None
 
     def __str__(self) -> str:
-        if math.isinf(self.low):
-            return f"{self.mean:+.4g} (one seed: no confidence can be given)"
-        return f"{self.mean:+.4g}, 95 % one-sided bounds {self.low:+.4g} and {self.high:+.4g}"
+        """ "+mean [low, high]" """
+        bounds = "one seed" if math.isinf(self.low) else f"{self.low:+.3g}, {self.high:+.3g}"
+        return f"{self.mean:+.3g} [{bounds}]"
 
 
 def difference(first: list[float], second: list[float]) -> Difference:
