@@ -535,9 +535,10 @@ def _reproduce(options: Namespace) -> int:
 
     console = Console()
     if options.target is None:
+        width = max(map(len, targets.names()))
         for name in targets.names():
             known = targets.target(name)
-            print(f"{name:16} {known.title} ({known.source})")
+            print(f"{name:{width}} {known.title} ({known.source})")
         return 0
     if options.target == "summary":
         page = report.summary(Path(options.output or "docs/results"))
@@ -557,7 +558,7 @@ def _reproduce(options: Namespace) -> int:
             data_dir=options.data_dir,
             jobs=options.jobs,
         )
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         console.print("stopped; the same command goes on from here")
         return 130
     console.print(f"report: {page}", soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -31,9 +32,9 @@ class Difference:
         return False if self.high < threshold else None
 
     def __str__(self) -> str:
-        if math.isinf(self.low):
-            return f"{self.mean:+.4g} (one seed: no confidence can be given)"
-        return f"{self.mean:+.4g}, 95 % one-sided bounds {self.low:+.4g} and {self.high:+.4g}"
+        """ "+mean [low, high]" """
+        bounds = "one seed" if math.isinf(self.low) else f"{self.low:+.3g}, {self.high:+.3g}"
+        return f"{self.mean:+.3g} [{bounds}]"
 
 
 def difference(first: list[float], second: list[float]) -> Difference:
@@ -49,6 +50,18 @@ def difference(first: list[float], second: list[float]) -> Difference:
     # Both ends of 90 % leave out 5 % each.
     bounds = ttest_ind(first, second, equal_var=False).confidence_interval(0.9)
     return Difference(mean, float(bounds.low), float(bounds.high), n, m)
+
+
+def all_hold(verdicts: Iterable[bool | None]) -> bool | None:
+    """Whether all of several statements hold: None where none is refuted, but some are undecided.
+
+    With 95 % for each of the statements, that is the confidence of "all hold" too (an
+    intersection-union test).
+    """
+    found = set(verdicts)
+    if False in found:
+        return False
+    return None if None in found else True
 
 
 def mean_and_spread(values: list[float], digits: int) -> str:

@@ -10,6 +10,8 @@ _TARGETS: tuple[type[Target], ...] = (
     vimae.MNIST,
     vmi.Joint,
     vmi.Gaussian,
+    vimae.Omniglot,
+    vimae.CIFAR10,
 )
 
 
