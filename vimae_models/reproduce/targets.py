@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from . import vimae
+from . import infovae, vimae
 from .target import Target
 
-_TARGETS: tuple[type[Target], ...] = (vimae.Figure1, vimae.MNIST)
+_TARGETS: tuple[type[Target], ...] = (
+    infovae.Figure1,
+    infovae.Figure3,
+    infovae.Table1,
+    vimae.Figure1,
+    vimae.MNIST,
+)
 
 
 def names() -> list[str]:
