@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import vimae_kernels as vk
 
-from .. import checks, densities, evaluation
+from .. import checks, densities, encoding
 from ..autoencoder import Autoencoder
 from ..data import Images, Split
 from ..joint import JointAutoencoder
@@ -154,7 +154,7 @@ def mutual_information_gap(
     of_all = vk.aggregate_log_density(z, mean, log_var).marginal
     p = None
     if isinstance(model, JointAutoencoder):
-        p = torch.cat([model.classify(x) for x in evaluation.inputs(model, images)]).double()
+        p = torch.cat([model.classify(x) for x in encoding.inputs(model, images)]).double()
     entropies, of_z, of_y = [], [], []
     for factor in factors:
         groups = [

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import vimae_kernels as vk
 
-from .. import densities, evaluation
+from .. import densities, encoding
 from ..autoencoder import Autoencoder
 from ..data import Images
 from ..joint import JointAutoencoder
@@ -34,7 +34,7 @@ def mmd(model: Autoencoder, images: Images, seed: int = 0) -> float:
     Source: InfoVAE, sec. 4.2.1 (1).
     """
     # Even and odd: the draws of one seed are not the samples of another.
-    z = evaluation.draws(model, images, 2 * seed)
+    z = encoding.draws(model, images, 2 * seed)
     generator = torch.Generator(z.device).manual_seed(2 * seed + 1)
     prior = model.sample_prior(len(z), generator)[:, : model.latent_dim]
     return float(vk.mmd(z, prior))
@@ -56,7 +56,7 @@ def log_det_covariance(model: Autoencoder, images: Images, seed: int = 0) -> flo
 
     Source: InfoVAE, sec. 4.2.1 (1) and figure 3 (B).
     """
-    z = evaluation.draws(model, images, seed).double()
+    z = encoding.draws(model, images, seed).double()
     n, d = z.shape
     if n <= d:
         return -math.inf
@@ -88,7 +88,7 @@ def rate(model: Autoencoder, images: Images) -> dict[str, float]:
     """
     gaussian = with_posterior(model)
     totals: dict[str, float] = {}
-    for x in evaluation.inputs(gaussian, images):
+    for x in encoding.inputs(gaussian, images):
         if isinstance(gaussian, JointAutoencoder):
             mean, log_var, log_p = gaussian.joint_posterior(x)
             kl = {"kl_y": densities.uniform_kl(log_p)}
@@ -126,7 +126,7 @@ def posterior_draws(model: Autoencoder, images: Images, seed: int) -> tuple[Tens
         TypeError: a model with a deterministic encoder.
     """
     gaussian = with_posterior(model)
-    parts = [gaussian.posterior(x) for x in evaluation.inputs(gaussian, images)]
+    parts = [gaussian.posterior(x) for x in encoding.inputs(gaussian, images)]
     mean, log_var = (torch.cat(part) for part in zip(*parts, strict=True))
     generator = torch.Generator(mean.device).manual_seed(seed)
     return densities.draw_normal(mean, log_var, generator), mean, log_var

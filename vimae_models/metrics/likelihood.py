@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import vimae_kernels as vk
 
-from .. import checks, densities, evaluation
+from .. import checks, densities, encoding
 from ..autoencoder import Autoencoder
 from ..data import Images, pixels
 from ..joint import JointAutoencoder
@@ -81,7 +81,7 @@ def log_likelihood(
     # An autoregressive decoder holds many channels of every pixel.
     pairs = 100 if model.autoregressive else _AT_ONCE
     means, effective, grey, done = [], [], False, 0
-    for part in evaluation.inputs(model, images):
+    for part in encoding.inputs(model, images):
         grey |= model.likelihood == "bernoulli" and bool(((part != 0) & (part != 1)).any())
         for x in part.split(pairs):
             columns = []
