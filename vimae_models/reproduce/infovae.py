@@ -72,7 +72,8 @@ class Table1(Target):
 
     def measure(self, trained: Trained) -> Values:
         model, test = trained.model, trained.data.test.images
-        n, samples = (200, 100) if _reduced(trained) else (2000, 1000)
+        part = _part(trained)
+        n, samples = (2000, 1000) if part is None else (part // 50, 100)
         return {
             **_likelihood(model, test[:n], samples),
             "information": information.mutual_information(model, test)["information"],
@@ -214,9 +215,9 @@ class Figure3(Target):
         model, data = trained.model, trained.data
         everything, test, n = data.train.images, data.test, 10_000
         likely, samples = 2000, 1000
-        if _reduced(trained):
-            test, n = Split(test.images[:2000], test.labels[:2000]), 2000
-            likely, samples = 200, 200
+        if (part := _part(trained)) is not None:
+            n, likely, samples = part // 5, part // 50, 200
+            test = Split(test.images[:n], test.labels[:n])
         known = classifier.load_or_train(data, trained.shared / CLASSIFIER)
         svm = labels.svm_accuracy(model, replace(data, test=test), trained.seed)
         return {
@@ -451,7 +452,9 @@ class Figure1(Target):
     def measure(self, trained: Trained) -> Values:
         model, data = trained.model, trained.data
         known = classifier.load_or_train(data, trained.shared / CLASSIFIER)
-        n, real = (64, data.test.images[:2000]) if _reduced(trained) else (1000, data.test.images)
+        part = _part(trained)
+        n = 1000 if part is None else min(64, part // 10)
+        real = data.test.images if part is None else data.test.images[: part // 2]
         distance = {}
         for kind, steps in (("ancestral", 0), ("chain", self.steps)):
             samples = _drawn(model, n, steps, trained.seed)
@@ -519,23 +522,27 @@ class Figure1(Target):
             for axis in right:
                 axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
         bound = results.trained[0].values["bound"]
-        page.comparison(
+        page.table(
             f"I(x; z) of the test images (at most log M = {bound:.2f}) and rate KL(q(z|x) || p(z)), nats; "
             "reconstruction loss of the validation images at the mean code, nats; Fréchet distance of the "
             "samples to test images in the features of a classifier",
-            ("I(x; z)", "rate", "loss", "distance, ancestral", "distance, chain"),
-            {
-                NAMES[name]: [
-                    results.values(name, "information"),
-                    results.values(name, "kl_z"),
-                    results.values(name, "reconstruction"),
-                    results.values(name, "distance", "ancestral"),
-                    results.values(name, "distance", "chain"),
+            ["", "I(x; z)", "rate", "loss", "distance, ancestral", "distance, chain"],
+            [
+                [
+                    NAMES[name],
+                    *(
+                        mean_and_spread(results.values(name, *measure.split("/")), 2)
+                        for measure in (
+                            "information",
+                            "kl_z",
+                            "reconstruction",
+                            "distance/ancestral",
+                            "distance/chain",
+                        )
+                    ),
                 ]
                 for name in self.systems
-            },
-            {},
-            digits=2,
+            ],
         )
         page.text("The paper shows this as curves and pictures, and prints no figures.")
         _claims_of_figure1(page, results)
@@ -606,9 +613,10 @@ def _label(name: str, d: int) -> str:
     return f"{name}, d = {d}"
 
 
-def _reduced(trained: Trained) -> bool:
-    """Whether a run is judged on part of the test images, as it was trained on part of the others."""
-    return trained.config.get("images") is not None
+def _part(trained: Trained) -> int | None:
+    """How many images a run was trained on, if it was a part: then it is judged on few images too."""
+    images: int | None = trained.config.get("images")
+    return images
 
 
 @torch.no_grad()
