@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from . import vimae, vmi
+from . import infovae, vimae, vmi
 from .target import Target
 
 _TARGETS: tuple[type[Target], ...] = (
+    infovae.Table1,
+    infovae.Figure3,
+    infovae.Figure1,
     vimae.Figure1,
     vimae.MNIST,
-    vmi.Joint,
-    vmi.Gaussian,
-    vimae.Omniglot,
     vimae.CIFAR10,
+    vimae.Omniglot,
+    vmi.Gaussian,
+    vmi.Joint,
 )
 
 
