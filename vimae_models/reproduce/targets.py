@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from . import vimae
+from . import imae, vimae
 from .target import Target
 
-_TARGETS: tuple[type[Target], ...] = (vimae.Figure1, vimae.MNIST)
+_TARGETS: tuple[type[Target], ...] = (
+    vimae.Figure1,
+    vimae.MNIST,
+    imae.FashionMNIST,
+    imae.MNIST,
+    imae.DSprites,
+)
 
 
 def names() -> list[str]:
