@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 import vimae_kernels as vk
-from vimae_models import data, evaluation, files, runs
+from vimae_models import data, encoding, evaluation, files, runs
 from vimae_models.data.base import Binarized
 from vimae_models.densities import normal_kl, normal_log_density
 from vimae_models.joint import JointAutoencoder
+from vimae_models.metrics import labels
 from vimae_models.training import CHECKPOINT
 from vimae_models.vae import GaussianAutoencoder
 
@@ -135,7 +136,7 @@ def information(model: GaussianAutoencoder, images: data.Images) -> tuple[float,
 
     Source: InfoVAE, app. B.2.
     """
-    parts = [model.posterior(x) for x in evaluation.inputs(model, images)]
+    parts = [model.posterior(x) for x in encoding.inputs(model, images)]
     mean, log_var = (torch.cat(part) for part in zip(*parts, strict=True))
     eps = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
     z = mean + (0.5 * log_var).exp() * eps
@@ -148,7 +149,7 @@ def measure(model: Any, test: data.Split) -> Values:
     """What the claims are about, on the test set."""
     values = evaluation.summary(model, test.images)
     if isinstance(model, JointAutoencoder):
-        found = evaluation.categories(model, test)
+        found = labels.categories(model, test)
         values |= {"accuracy": found["accuracy"], "kl_c": found["kl"]}
     elif isinstance(model, GaussianAutoencoder):
         values["information"], values["kl_z"] = information(model, test.images)

@@ -434,7 +434,7 @@ def _information_bound(
     import torch
     from rich.progress import track
 
-    from . import evaluation, runs
+    from . import encoding, runs
     from .networks import NETWORKS
     from .training import Batches
     from .vmi import MutualInformationBound, q_outputs
@@ -453,7 +453,7 @@ def _information_bound(
     for _ in track(bound.fit(batches), "training Q", steps, transient=True):
         pass
     q.eval()
-    total = sum(bound.bound(x).item() * len(x) for x in evaluation.inputs(model, data.test.images))
+    total = sum(bound.bound(x).item() * len(x) for x in encoding.inputs(model, data.test.images))
     code = "z" if informative is None else f"z_1..z_{informative}"
     if informative is None and model.code_dim > model.latent_dim:
         code = "y"

@@ -15,7 +15,7 @@ import vimae_kernels as vk
 from vimae_kernels._backend import resolve
 
 from . import data as datasets
-from . import evaluation, figures, runs
+from . import encoding, evaluation, figures, runs
 from .training import Interrupted
 
 _CONFIG: runs.Config = {
@@ -59,7 +59,7 @@ def demo(output: Path | None) -> int:
         torch.set_num_threads(threads)
     after = evaluation.summary(model, everything)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    z = evaluation.codes(model, everything).to(device)
+    z = encoding.codes(model, everything).to(device)
     backend, seconds = kernel_times(z, model.sample_prior(len(z)).to(device))
     results = {
         "model": _CONFIG["model"],

@@ -16,7 +16,7 @@ import torch
 from matplotlib.ticker import MultipleLocator
 from torch import Tensor
 
-from . import corruptions, evaluation
+from . import corruptions, encoding, evaluation
 from .autoencoder import Autoencoder
 from .data import ImageData, pixels
 from .pixelcnn import Progress
@@ -75,7 +75,7 @@ def latent(model: Autoencoder, data: ImageData, path: Path) -> None:
     any two of them should look alike.
     """
     images = data.test.images[:_POINTS]
-    z = evaluation.draws(model, images).float().cpu()
+    z = encoding.draws(model, images).float().cpu()
     labels = data.test.labels[:_POINTS]
     classes = len(labels.unique())
     generator = torch.Generator(next(model.parameters()).device).manual_seed(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -226,15 +225,9 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"{run} has no {CHECKPOINT}: its training never got as far as saving one")
     try:
-        # torch reads past a wrong checksum.
-        with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()
-        if wrong is not None:
-            raise ValueError(f"the checksum of {wrong} is wrong")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{path} is damaged: {why}") from error
+        checkpoint = files.load(path)
+    except files.FileError as error:
+        raise RunError(str(error)) from error
     _require(path, "it", checkpoint, _IN_CHECKPOINT)
     _require(path, "its 'run'", checkpoint["run"], _IN_CHECKPOINT_RUN)
     return checkpoint  # type: ignore[no-any-return]

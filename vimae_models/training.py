@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from . import evaluation, files
+from . import encoding, evaluation, files
 from .autoencoder import Autoencoder
 from .data import ImageData, Images, pixels
 
@@ -316,7 +316,7 @@ class Recorder(L.Callback):
         """Reconstructions, samples and codes for TensorBoard."""
         assert self.writer is not None
         model, step = module.model, module.total_steps
-        codes = evaluation.codes(model, self.validation[:SHOWN_CODES])
+        codes = encoding.codes(model, self.validation[:SHOWN_CODES])
         self.writer.add_embedding(
             codes.float(), [str(int(label)) for label in self.labels], tag="codes", global_step=step
         )

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from vimae_models import build, cli, evaluation, figures, names, presets, runs
+from vimae_models import build, cli, figures, names, presets, runs
 from vimae_models import data as datasets
 
 LOAD = datasets.load
@@ -142,34 +142,6 @@ def test_options_beside_a_preset_win():
     again = ["--config", "run/config.yaml", "--lambda", 4, "--output", "again"]
     assert vimae("train", *again) == 0
     assert yaml.safe_load(Path("again/config.yaml").read_text()) == config | {"lam": 4.0}
-
-
-class Fixed(torch.nn.Module):
-    """A joint model whose probabilities are given, in the order of the images."""
-
-    def __init__(self, p):
-        super().__init__()
-        self.p = torch.nn.Parameter(p)
-
-    def classify(self, x):
-        return self.p
-
-
-def test_categories_are_matched_to_classes():
-    labels = torch.tensor([3, 3, 3, 5, 5, 7, 7, 9])
-    split = datasets.Split(torch.zeros(8, 1, 2, 2), labels)
-    one_hot = torch.nn.functional.one_hot(torch.tensor([1, 1, 2, 0, 0, 2, 2, 1]), 3).double()
-    found = evaluation.categories(Fixed(one_hot), split)
-    # Categories 1, 0, 2 to classes 3, 5, 7: 2 + 2 + 2 of 8; class 9 is left without one.
-    assert found["accuracy"] == 6 / 8
-    assert found["kl"] == pytest.approx(np.log(3))
-    counts = np.array([2, 3, 3]) / 8
-    assert found["entropy"] == pytest.approx(-(counts * np.log(counts)).sum())
-    assert found["information"] == pytest.approx(found["entropy"])
-    # A category that takes everything is matched to the largest class alone.
-    found = evaluation.categories(Fixed(torch.full((8, 3), 1 / 3, dtype=torch.float64)), split)
-    assert found["accuracy"] == 3 / 8
-    assert found["kl"] == pytest.approx(0) and found["information"] == pytest.approx(0)
 
 
 def test_traversal_changes_one_coordinate_at_a_time(tmp_path, monkeypatch):

@@ -145,30 +145,6 @@ def test_binarised_run_resumes_bit_for_bit(tmp_path, folder, step):
         assert torch.equal(a, b)
 
 
-def test_svm_on_classes_that_training_never_saw():
-    digits = data.load("digits")
-    seen = digits.train.labels < 4
-    loaded = data.ImageData(
-        "digits",
-        data.Split(digits.train.images[seen], digits.train.labels[seen]),
-        digits.validation,
-        data.Split(
-            digits.test.images[digits.test.labels >= 4], digits.test.labels[digits.test.labels >= 4]
-        ),
-    )
-    torch.manual_seed(0)
-    model = build("vimae-l", data_shape=(1, 8, 8), latent_dim=8)
-    accuracy = evaluation.svm_accuracy(model, loaded)
-    assert accuracy["clean"] > 0.6  # five classes by chance: 0.2
-
-
-def test_svm_needs_two_classes():
-    digits = data.load("digits")
-    one = data.Split(digits.test.images, torch.zeros(400).long())
-    model = build("vimae-l", data_shape=(1, 8, 8))
-    assert evaluation.svm_accuracy(model, data.ImageData("one", one, one, one)) == {}
-
-
 # The command
 
 

@@ -1,0 +1,1 @@
+"""What trained models are judged by: one short function per figure of the papers."""
