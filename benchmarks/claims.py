@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-import vimae_kernels as vk
-from vimae_models import data, encoding, evaluation, files, runs
+from vimae_models import data, evaluation, files, runs
 from vimae_models.data.base import Binarized
-from vimae_models.densities import normal_kl, normal_log_density
 from vimae_models.joint import JointAutoencoder
 from vimae_models.metrics import labels
+from vimae_models.metrics.information import mutual_information
+from vimae_models.metrics.latent import rate
 from vimae_models.training import CHECKPOINT
 from vimae_models.vae import GaussianAutoencoder
 
@@ -128,23 +127,6 @@ CLAIMS = (
 )
 
 
-@torch.no_grad()
-def information(model: GaussianAutoencoder, images: data.Images) -> tuple[float, float]:
-    """I(x; z) and KL(q(z|x) || N(0, I)), in nats, on M images; the estimate of I is at most log M.
-
-    I is mean_i log(q(z_i|x_i) / (1/M sum_j q(z_i|x_j))), with one z_i ~ q(z|x_i).
-
-    Source: InfoVAE, app. B.2.
-    """
-    parts = [model.posterior(x) for x in encoding.inputs(model, images)]
-    mean, log_var = (torch.cat(part) for part in zip(*parts, strict=True))
-    eps = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
-    z = mean + (0.5 * log_var).exp() * eps
-    own: Tensor = normal_log_density(z, mean, log_var)
-    of_all = vk.aggregate_log_density(z, mean, log_var).joint
-    return float((own - of_all).mean()), float(normal_kl(mean, log_var).sum(1).mean())
-
-
 def measure(model: Any, test: data.Split) -> Values:
     """What the claims are about, on the test set."""
     values = evaluation.summary(model, test.images)
@@ -152,7 +134,8 @@ def measure(model: Any, test: data.Split) -> Values:
         found = labels.categories(model, test)
         values |= {"accuracy": found["accuracy"], "kl_c": found["kl"]}
     elif isinstance(model, GaussianAutoencoder):
-        values["information"], values["kl_z"] = information(model, test.images)
+        values["information"] = mutual_information(model, test.images)["information"]
+        values |= rate(model, test.images)
     return values
 
 

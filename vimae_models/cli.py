@@ -6,6 +6,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,13 @@ def run(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments[:1] == ["train"]).parse_args(arguments)
     from .data import DataError
+    from .files import FileError
     from .runs import RunError
 
+    told = DataError, FileError, RunError, FloatingPointError, ModuleNotFoundError, OSError
     try:
         return _COMMANDS[options.command](options[options.command])
-    except (DataError, RunError, FloatingPointError, OSError) as error:
+    except told as error:
         why = " ".join(str(error).split())
         print(f"vimae {options.command}: error: {why}", file=sys.stderr)
         return 1
@@ -158,9 +161,23 @@ def _parser(systems: bool = True) -> ArgumentParser:
     add("--data-dir", type=str, metavar="DIR", help="if the data moved")
     commands.add_subcommand("traverse", traverse, help="what the coordinates of the code do")
 
-    evaluate = new("Metrics and figures of a trained model.")
+    evaluate = new("Every measure of the papers that applies to a trained model, and its figures. "
+        "`vimae train` ends with those that take seconds; this takes minutes on a CPU, longer for "
+        "large decoders and those that draw pixel by pixel: fewer --samples, --likelihood-images and "
+        "--likelihood-samples are quicker. RUN/metrics.json has all results: null, with the reason, "
+        "for those that do not apply. RUN/metrics.csv, the history of training, stays.")  # fmt: skip
     add = evaluate.add_argument
     add("run", help="run folder")
+    add("--samples", type=PositiveInt, metavar="N", help="generated images to judge (10000; 64 if "
+        "they are drawn pixel by pixel)")  # fmt: skip
+    add("--likelihood-images", type=PositiveInt, default=500, metavar="N", help="test images whose "
+        "log p(x) is estimated (500)")  # fmt: skip
+    add("--likelihood-samples", type=PositiveInt, default=100, metavar="N", help="samples of z for "
+        "each of them (100)")  # fmt: skip
+    add("--classifier", type=str, metavar="FILE", help="classifier of the data set, to judge samples "
+        "by; it is trained if there is no such file (RUN/classifier.pt)")  # fmt: skip
+    add("--inception", type=str, metavar="FILE", help="also compute the FID, with torch-fidelity "
+        "and its weights of Inception, pt_inception-2015-12-05-6726825d.pth")  # fmt: skip
     add("--mi-bound", action="store_true", help="train a network on the fixed model's images, for "
         "a lower bound on the information in its code, in nats")  # fmt: skip
     add("--mi-steps", type=PositiveInt, default=2000, metavar="N", help="of that training (2000)")
@@ -242,7 +259,7 @@ def _train(options: Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from . import runs
+    from . import evaluation, runs
     from .training import Interrupted
 
     given = {
@@ -276,7 +293,9 @@ def _train(options: Namespace) -> int:
     except Interrupted:
         console.print(f"stopped; continue with  vimae train --resume {folder}", soft_wrap=True)
         return 130
-    _judge(console, folder, config, model, data, history)
+    test = evaluation.evaluate(model, data)
+    _judge(console, folder, config, model, data, history, test)
+    console.print(f"all measures: vimae evaluate {folder}", soft_wrap=True)
     return 0
 
 
@@ -341,7 +360,8 @@ def _sample(options: Namespace) -> int:
     _, model, _ = runs.load_model(folder)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(options.seed)
     parts = []
-    with _progress("sampling") as step, torch.no_grad():
+    with _progress() as report, torch.no_grad():
+        step = partial(report, "sampling")
         for start in range(0, options.n, 256):
             n = min(256, options.n - start)
             parts.append(model.sample(n, generator, step).float().cpu())
@@ -364,14 +384,14 @@ def _traverse(options: Namespace) -> int:
         raise runs.RunError(f"--image is {options.image}; there are {len(images)} test images")
     if options.steps < 2:
         raise runs.RunError(f"--steps is {options.steps}; it must be at least 2")
-    with _progress("decoding") as step:
+    with _progress() as report:
         paths = figures.traversals(
             model,
             images[options.image : options.image + 1],
             Path(options.output) if options.output else folder / "figures",
             reach=options.reach,
             steps=options.steps,
-            progress=step,
+            progress=partial(report, "decoding"),
         )
     _print_paths(paths)
     return 0
@@ -384,8 +404,8 @@ def _print_paths(paths: list[Path]) -> None:
         Console().print(f"written: {path}", soft_wrap=True, highlight=False)
 
 
-def _progress(name: str) -> Any:
-    """A context whose value is called with the pixels done and all; those of fast models are none."""
+def _progress() -> Any:
+    """A context whose value is called with what is going on, how much is done and all; 0 is unknown."""
     from contextlib import contextmanager
 
     from rich.console import Console
@@ -395,8 +415,10 @@ def _progress(name: str) -> Any:
     def bar() -> Any:
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(name, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
+            task = progress.add_task("", total=None)
+            yield lambda name, done, total: progress.update(
+                task, description=name.replace("_", " "), completed=done, total=total or None
+            )
 
     return bar()
 
@@ -404,19 +426,42 @@ def _progress(name: str) -> Any:
 def _evaluate(options: Namespace) -> int:
     from rich.console import Console
 
-    from . import runs
+    from . import evaluation, runs
+    from .metrics import images
 
     folder = Path(options.run)
     config, model, history = runs.load_model(folder)
     data = runs.load_data(config, options.data_dir)
+    for flag, value in (
+        ("--samples", options.samples),
+        ("--likelihood-images", options.likelihood_images),
+    ):
+        if value == 1:
+            raise runs.RunError(f"{flag} is 1; it must be at least 2")
+    if options.informative is not None and not options.mi_bound:
+        raise runs.RunError("--informative is an option of --mi-bound")
+    inception = None
+    if options.inception is not None:
+        inception = images.load_inception(Path(options.inception))
+        inception.to(next(model.parameters()).device)
     console = Console()
     _tell_partial(console, data)
-    bound = None
+    bound = {}
     if options.mi_bound:
-        bound = _information_bound(config, model, data, options.mi_steps, options.informative)
-    elif options.informative is not None:
-        raise runs.RunError("--informative is an option of --mi-bound")
-    _judge(console, folder, config, model, data, history, bound)
+        found = _information_bound(config, model, data, options.mi_steps, options.informative)
+        bound = {"information_bound": found}
+    with _progress() as report:
+        test = evaluation.evaluate_all(
+            model,
+            data,
+            Path(options.classifier) if options.classifier else folder / "classifier.pt",
+            inception=inception,
+            samples=options.samples,
+            likelihood_images=options.likelihood_images,
+            likelihood_samples=options.likelihood_samples,
+            report=report,
+        )
+    _judge(console, folder, config, model, data, history, test | bound)
     return 0
 
 
@@ -467,18 +512,11 @@ def _judge(
     model: Any,
     data: Any,
     history: Any,
-    bound: dict[str, Any] | None = None,
+    test: dict[str, Any],
 ) -> None:
-    """Compute, store and print the metrics of a trained model, and draw its figures."""
-    import math
+    """Store and print the measures of a trained model, and draw its figures."""
+    from . import figures, report, runs
 
-    from rich.table import Table
-
-    from . import evaluation, figures, runs
-
-    test = evaluation.evaluate(model, data)
-    if bound is not None:
-        test["information_bound"] = bound
     results = {
         "model": config["model"],
         "data": config["data"],
@@ -488,32 +526,8 @@ def _judge(
     }
     runs.write_results(folder, results)
     paths = figures.save_all(model, data, history, folder / "figures")
-
-    table = Table(
-        title=f"{config['model']} on {data.name}, {len(history)} epochs, "
-        f"{test['images']} test images",
-        title_justify="left",
-        min_width=56,
-    )
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    table.add_row("MMD² to the prior", f"{test['mmd']:.5f}")
-    squared = model.likelihood == "l2"
-    table.add_row(
-        "reconstruction ‖x - g(z)‖²" if squared else "reconstruction -log p(x|z), nats",
-        f"{test['reconstruction']:.2f}",
-    )
-    for name, accuracy in test["svm"].items():
-        table.add_row(f"SVM accuracy on z, {name}", f"{100 * accuracy:.1f} %")
-    if "categories" in test:
-        found = test["categories"]
-        largest = math.log(model.code_dim - model.latent_dim)
-        table.add_row("accuracy of the categorical code", f"{100 * found['accuracy']:.1f} %")
-        table.add_row(f"categorical KL, nats (at most {largest:.3f})", f"{found['kl']:.3f}")
-        table.add_row("I(x; y), nats", f"{found['information']:.3f}")
-    if bound is not None:
-        table.add_row(f"lower bound on I({bound['of']}; x), nats", f"{bound['nats']:.3f}")
-    console.print(table)
+    title = f"{config['model']} on {data.name}, {len(history)} epochs, {test['images']} test images"
+    report.show(console, title, test, squared_error=model.likelihood == "l2")
     console.print(f"metrics: {folder / runs.RESULTS}", soft_wrap=True)
     for path in paths:
         console.print(f"figure:  {path}", soft_wrap=True)

@@ -346,4 +346,4 @@ def _train_in_group(run: Path, config: Config, resume: bool, settings: dict[str,
 
 
 def write_results(run: Path, results: dict[str, Any]) -> None:
-    files.write(run / RESULTS, (json.dumps(results, indent=2) + "\n").encode())
+    files.write(run / RESULTS, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())

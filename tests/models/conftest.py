@@ -9,3 +9,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def classifiers_of_few_steps(monkeypatch):
+    """`vimae evaluate` trains one."""
+    from vimae_models.metrics import classifier
+
+    monkeypatch.setitem(classifier.load_or_train.__kwdefaults__, "steps", 30)

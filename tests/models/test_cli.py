@@ -19,6 +19,7 @@ from vimae_models import cli, runs
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["train", "--width", "0.1"]
+EVALUATE = ["evaluate", "run", "--samples", 40, "--likelihood-images", 9, "--likelihood-samples", 5]
 
 
 def vimae(*arguments):
@@ -50,6 +51,7 @@ def test_train_leaves_a_complete_run_folder(tmp_path, capsys):
     assert set(test["svm"]) == {
         "clean",
         "gaussian 0.2",
+        "gaussian 0.3",
         "gaussian 0.4",
         "mask 0.2",
         "mask 0.5",
@@ -67,7 +69,7 @@ def test_train_leaves_a_complete_run_folder(tmp_path, capsys):
 @pytest.mark.parametrize("options", [["--latent-dim", 1], ["--network", "dcgan"]])
 def test_train_and_evaluate_other_networks_and_dimensions(options):
     assert vimae("train", "--width", "0.02", "--epochs", 1, "--output", "run", *options) == 0
-    assert vimae("evaluate", "run") == 0
+    assert vimae(*EVALUATE) == 0
     assert Path("run/figures/latent.png").exists()
 
 
@@ -91,8 +93,10 @@ def test_evaluate_gives_the_results_of_training_again(capsys):
     first = json.loads(Path("run/metrics.json").read_text())
     Path("run/metrics.json").unlink()
     Path("run/figures/latent.png").unlink()
-    assert vimae("evaluate", "run") == 0
-    assert json.loads(Path("run/metrics.json").read_text()) == first
+    assert vimae(*EVALUATE) == 0
+    again = json.loads(Path("run/metrics.json").read_text())
+    assert again["test"].items() >= first.pop("test").items()
+    assert again.items() >= first.items()
     assert Path("run/figures/latent.png").exists()
 
 

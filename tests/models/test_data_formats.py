@@ -410,7 +410,7 @@ def test_folder_errors(tmp_path):
         data.load(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "dsprites"])
+@pytest.mark.parametrize("name", ["digits", "cifar10", "dsprites"])
 def test_image_size_where_it_is_fixed(name, tmp_path):
     with pytest.raises(data.DataError, match="--image-size cannot be given"):
         data.load(name, tmp_path, image_size=10)

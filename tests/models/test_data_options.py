@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 from rich.console import Console
-from test_data import files, write
+from test_data import TEST, TRAIN, compressed, files, idx, write
 
 from vimae_models import build, cli, data, evaluation
 from vimae_models.data import download
@@ -37,6 +37,40 @@ def folder(tmp_path):
         pixels = generator.integers(100 * (i % 2), 100 * (i % 2) + 100, (8, 8))
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("name", ["digits", "dsprites"])
+def test_images_are_a_part_of_the_training_set_in_its_order(name):
+    whole, part = data.load(name), data.load(name, images=50)
+    assert part.train.images.shape == (50, *whole.shape) and len(part.test) == len(whole.test)
+    everything = whole.train.images[:2000].flatten(1).tolist()
+    again = data.load(name, images=50, rotate=True).train
+    assert len(again) == 200 and torch.equal(again.images[:50], part.train.images[:])
+    if name == "digits":
+        places = [everything.index(image) for image in part.train.images.flatten(1).tolist()]
+        assert places == sorted(places)
+        assert torch.equal(whole.train.labels[places], part.train.labels)
+    else:
+        assert part.train.latents.shape == (50, whole.train.latents.shape[1])
+    for n in (1, len(whole.train) + 1):
+        with pytest.raises(data.DataError, match=f"images is {n}; it must be from 2 to the"):
+            data.load(name, images=n)
+
+
+def test_images_of_mnist_are_halved_by_means(tmp_path):
+    contents = files()
+    for name, n in (("train-images-idx3-ubyte", TRAIN), ("t10k-images-idx3-ubyte", TEST)):
+        noise = np.random.default_rng(n).integers(256, size=n * 16)
+        contents[name] = compressed(idx((n, 4, 4), noise.tolist()))
+    write(tmp_path, contents)
+    whole, half = data.load("mnist", tmp_path), data.load("mnist", tmp_path, image_size=2)
+    assert half.shape == (1, 2, 2)
+    for part in ("train", "validation", "test"):
+        x = getattr(whole, part).images.double()
+        means = (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+        assert (getattr(half, part).images - means).abs().max() <= 0.5
+    with pytest.raises(data.DataError, match="image_size is 3; it must divide the 4 x 4 pixels"):
+        data.load("mnist", tmp_path, image_size=3)
 
 
 def test_rotations_follow_the_images():

@@ -127,7 +127,8 @@ def test_log_det_covariance():
     twice = torch.cat([eye(1.0), eye(0.3)])
     assert latent.log_det_covariance(point(twice), images) == -math.inf
     assert latent.log_det_covariance(point(eye(1.0, 0.0)), images) == -math.inf
-    assert latent.log_det_covariance(point(eye(1.0, 1.0)), images[:2]) == -math.inf
+    for n in (1, 2):
+        assert latent.log_det_covariance(point(eye(1.0, 1.0)), images[:n]) == -math.inf
     # Narrow is not singular.
     thin = latent.log_det_covariance(point(eye(1.0, 1e-9)), images)
     assert thin == pytest.approx(math.log(1e-9))
@@ -189,6 +190,11 @@ def test_mutual_information_of_a_gaussian_channel():
     found = information.mutual_information(model, noise(5000))
     assert found["information"] == pytest.approx(expected, abs=0.03)
     assert found["bound"] == math.log(5000)
+
+
+def test_there_is_no_information_in_codes_that_are_the_same_for_all_images():
+    found = information.mutual_information(gaussian(eye(0.0, 0.0), 1.0), noise(9))
+    assert found["information"] == pytest.approx(0, abs=1e-12)
 
 
 def test_mutual_information_is_never_above_its_bound():
@@ -280,6 +286,12 @@ def test_gap_of_a_code_with_two_factors():
     found = information.mutual_information_gap(gaussian(both, SHARP), factorial(), factors=[0, 1])
     assert found["information"][0] == pytest.approx([math.log(2)])
     assert found["information"][1] == pytest.approx([math.log(3)])
+
+
+def test_estimates_below_zero_count_as_nothing():
+    estimates = torch.tensor([[-0.2, -0.1], [-0.1, 0.3]])
+    found = information._gaps(estimates, torch.tensor([0.5, 0.6]))
+    assert found["gap"] == pytest.approx([0, 0.5])
 
 
 def test_gap_with_the_category():

@@ -131,8 +131,8 @@ def mutual_information_gap(
         TypeError: a model with a deterministic encoder; `n` not an integer.
         ValueError: a split without factors, n < 2, a factor that is not a column, no factor that varies.
 
-    Source: Chen et al., Isolating Sources of Disentanglement in VAEs (2018), eqs. 5 and 6, app. C;
-    IMAE, sec. 4.2.2, figures 5 and 7.
+    Source: Chen et al., Isolating Sources of Disentanglement in VAEs (2018), sec. 4; IMAE,
+    sec. 4.2.2, figures 5 and 7.
     """
     checks.integer(2, n=n)
     if split.latents is None:

@@ -57,9 +57,7 @@ def log_det_covariance(model: Autoencoder, images: Images, seed: int = 0) -> flo
     Source: InfoVAE, sec. 4.2.1 (1) and figure 3 (B).
     """
     z = encoding.draws(model, images, seed).double()
-    n, d = z.shape
-    if n <= d:
-        return -math.inf
+    n = len(z)
     # The singular values of the draws, not the eigenvalues of their covariance: those are squares,
     # and the small ones are lost.
     s = torch.linalg.svdvals(z - z.mean(0))
@@ -72,7 +70,7 @@ def log_det_covariance(model: Autoencoder, images: Images, seed: int = 0) -> flo
 def rate(model: Autoencoder, images: Images) -> dict[str, float]:
     """The rate, KL(q(z|x) || N(0, I)) in nats, mean over images.
 
-    Of the distortion, -E log p(x|z), `evaluation.summary` has the value at the mean of q(z|x).
+    Of the distortion, -E log p(x|z), `evaluation.reconstruction` has the value at the mean of q(z|x).
 
     Args:
         model: a system with a posterior; the prior of every such system is N(0, I).

@@ -160,7 +160,8 @@ def sample_nll(
     Args:
         samples: n generated images (n, C, H, W).
         validation, test: real images (N, C, H, W), bytes or floats.
-        bandwidths: the h to choose from, in pixel units; 10 from 0.1 to 1, each 1.29 times the last.
+        bandwidths: the h to choose from, in pixel units; 10 from 0.1 to 1, in geometric progression, are
+            those of the code of Goodfellow et al.
 
     Returns:
         "nll"; "standard_error" of it over test images; "bandwidth"; "warning", empty, or one line that

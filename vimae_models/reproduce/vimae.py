@@ -10,9 +10,10 @@ import torch
 from matplotlib.ticker import MultipleLocator
 from torch import Tensor
 
-from .. import corruptions, densities, evaluation, figures, runs
+from .. import corruptions, encoding, evaluation, figures, runs
 from ..autoencoder import Autoencoder
-from ..data import Images, pixels
+from ..data import pixels
+from ..metrics import labels, latent
 from ..vae import GaussianAutoencoder
 from .report import Page
 from .statistics import difference
@@ -86,7 +87,7 @@ class Figure1(Target):
 
 def _scatter(axis: Any, run: Trained, label: str) -> None:
     images, labels = run.data.test.images[:5000], run.data.test.labels[:5000]
-    z = evaluation.draws(run.model, images).float().cpu()
+    z = encoding.draws(run.model, images).float().cpu()
     axis.scatter(*z.T.numpy(), s=1, c=labels.numpy(), cmap="tab10", vmin=0, vmax=9, lw=0, alpha=0.8)
     mmd = run.values["mmd"]
     axis.set(title=f"{label}: MMD² {mmd:.4f}", xlim=(-4, 4), ylim=(-4, 4), aspect="equal")
@@ -114,7 +115,7 @@ class MNIST(Target):
     def configs(self, scale: str) -> dict[str, runs.Config]:
         at: dict[str, dict[str, Any]] = {
             "smoke": {"data": "digits", "network": "mlp", "epochs": 2, "width": 0.1},
-            "small": {"epochs": 8, "images": 20_000, "width": 0.0625},
+            "small": {"epochs": 8, "images": 10_000, "width": 0.0625},
             "paper": {},
         }
         changes = at[scale]
@@ -127,10 +128,10 @@ class MNIST(Target):
         model, data = trained.model, trained.data
         found: Values = {
             **evaluation.summary(model, data.test.images),
-            "svm": evaluation.svm_accuracy(model, data, seed=trained.seed),
+            "svm": labels.svm_accuracy(model, data, seed=trained.seed),
         }
         if isinstance(model, GaussianAutoencoder):
-            found["kl_z"] = _kl(model, data.test.images)
+            found |= latent.rate(model, data.test.images)
         return found
 
     def report(self, page: Page, results: Results, scale: str) -> None:
@@ -187,14 +188,6 @@ class MNIST(Target):
                     gap.above(-0.02),
                     f"accuracy {gap}",
                 )
-
-
-@torch.no_grad()
-def _kl(model: GaussianAutoencoder, images: Images) -> float:
-    parts = [
-        densities.normal_kl(*model.posterior(x)).sum(1) for x in evaluation.inputs(model, images)
-    ]
-    return float(torch.cat(parts).mean())
 
 
 def _rate(results: Results, label: str) -> list[float] | None:
