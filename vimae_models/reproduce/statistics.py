@@ -74,3 +74,15 @@ def mean_and_spread(values: list[float], digits: int) -> str:
     if len(values) == 1:
         return mean
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def confidence_interval(values: list[float], confidence: float) -> tuple[float, float]:
+    """Where the mean of what the values are drawn from is, by Student's t; one value is both ends."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, mean
+    from scipy.stats import t
+
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    reach = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return mean - reach, mean + reach

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import infovae, vimae, vmi
+from . import imae, infovae, vimae, vmi
 from .target import Target
 
 _TARGETS: tuple[type[Target], ...] = (
@@ -15,6 +15,9 @@ _TARGETS: tuple[type[Target], ...] = (
     vimae.Omniglot,
     vmi.Gaussian,
     vmi.Joint,
+    imae.MNIST,
+    imae.FashionMNIST,
+    imae.DSprites,
 )
 
 
