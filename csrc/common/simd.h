@@ -86,15 +86,41 @@ VIMAE_INLINE Vec<T> lane_numbers() {
   return v;
 }
 
+// The lower and the upper half of the lanes, in float64.
+struct Halves {
+  Vec<double> low, high;
+};
+
+VIMAE_INLINE Halves halves(Vec<float> v) {
+  typedef float Half __attribute__((vector_size(VIMAE_SIMD_BYTES / 2)));
+  Half half[2];
+  std::memcpy(half, &v, sizeof v);
+#if VIMAE_SIMD_BYTES == 64
+  // GCC by itself converts quarters. With a mask that does nothing: it warns of what the plain
+  // instruction leaves undefined.
+  return {(Vec<double>)_mm512_maskz_cvtps_pd(0xff, (__m256)half[0]),
+          (Vec<double>)_mm512_maskz_cvtps_pd(0xff, (__m256)half[1])};
+#else
+  return {__builtin_convertvector(half[0], Vec<double>),
+          __builtin_convertvector(half[1], Vec<double>)};
+#endif
+}
+
 // The lanes in float64: one vector, the two halves of a float vector added.
 VIMAE_INLINE Vec<double> widen(Vec<double> v) { return v; }
 
 VIMAE_INLINE Vec<double> widen(Vec<float> v) {
-  typedef float Half __attribute__((vector_size(VIMAE_SIMD_BYTES / 2)));
-  Half low, high;
-  std::memcpy(&low, &v, sizeof low);
-  std::memcpy(&high, reinterpret_cast<char*>(&v) + sizeof low, sizeof high);
-  return __builtin_convertvector(low, Vec<double>) + __builtin_convertvector(high, Vec<double>);
+  const Halves wide = halves(v);
+  return wide.low + wide.high;
+}
+
+// Adds the lanes to as many numbers in float64.
+VIMAE_INLINE void add_wide(double* to, Vec<double> v) { store(to, load(to) + v); }
+
+VIMAE_INLINE void add_wide(double* to, Vec<float> v) {
+  const Halves wide = halves(v);
+  add_wide(to, wide.low);
+  add_wide(to + kLanes<double>, wide.high);
 }
 
 // The sum of the lanes, as a fixed tree.
@@ -340,6 +366,7 @@ VIMAE_INLINE V fold_pieces(V a, V b, F f, std::integer_sequence<int, Lane...>) {
 // f over the lanes of each of kLanes vectors, in the lanes of one. The vectors are overwritten.
 template <class T, int N = kLanes<T> / 2, class F>
 VIMAE_INLINE Vec<T> transposed_reduce(Vec<T>* v, F f) {
+#pragma GCC unroll 8
   for (int i = 0; i < N; ++i)
     v[i] = fold_pieces<N>(v[i], v[i + N], f, std::make_integer_sequence<int, kLanes<T>>{});
   if constexpr (N == 1)
