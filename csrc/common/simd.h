@@ -167,6 +167,32 @@ VIMAE_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   return x < splat<T>(L::exp_underflow - T(0.6931 * Shift)) ? Vec<T>{} : p * power;
 }
 
+// exp(s rate) of a product that is not positive, as exp_nonpositive, but in float32 for fewer
+// instructions: 2^(n + r) with |r| <= 1/2 exactly what is left of s times rate / ln2, and the
+// polynomial of least relative error with 2^0 = 1, 1.3 ulp.
+template <class T>
+VIMAE_INLINE Vec<T> exp_of_product(Vec<T> s, T rate) {
+  if constexpr (sizeof(T) == 8) {
+    return exp_nonpositive<T>(s * rate);
+  } else {
+    using L = Lanes<T>;
+    const T bits_per_unit = rate * T(1.4426950408889634);
+    // The low bits of `shifted` are n and the exponent's bias.
+    const T magic = L::round_magic + T(L::exponent_bias);
+    const Vec<T> shifted = s * bits_per_unit + magic;
+    const Vec<T> n = shifted - magic, r = s * bits_per_unit - n, r2 = r * r;
+    Vec<T> p = (T(0x1.3cea88p-7f) + T(0x1.5bba16p-10f) * r) * r2 +
+               (T(0x1.ebf9bcp-3f) + T(0x1.c6b752p-5f) * r);
+    p = p * r2 + (T(1) + T(0x1.62e42ap-1f) * r);
+    typename L::Int bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    bits <<= L::mantissa_bits;
+    Vec<T> power;
+    std::memcpy(&power, &bits, sizeof power);
+    return n < splat(T(1 - L::exponent_bias) + T(0.5)) ? Vec<T>{} : p * power;
+  }
+}
+
 // x = 2^k f with sqrt(1/2) <= f < sqrt(2), for normal positive x; in float32 k is in units of
 // 2^-23.
 template <class T>
@@ -392,7 +418,9 @@ struct FlushSubnormals {
 template <class T>
 struct VectorOps {
   static VIMAE_INLINE Vec<T> reciprocal(Vec<T> x) { return T(1) / x; }
-  static VIMAE_INLINE Vec<T> exp_nonpositive(Vec<T> x) { return VIMAE_SIMD::exp_nonpositive<T>(x); }
+  static VIMAE_INLINE Vec<T> exp_of_product(Vec<T> s, T rate) {
+    return VIMAE_SIMD::exp_of_product<T>(s, rate);
+  }
 };
 
 }  // namespace
