@@ -102,6 +102,34 @@ class PixelCNN(Autoregressive):
             v, h = layer(v, h, z)
         return self.output(h)  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def sample(
+        self,
+        z: Tensor,
+        likelihood: Likelihood,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """The same, with one pass of the vertical stack per row and, per pixel, of that row alone."""
+        _, height, width = self.data_shape
+        x = z.new_zeros(len(z), *self.data_shape)
+        conditions = [layer.conditions(z) for layer in self.layers]  # type: ignore[operator]
+        for row in range(height):
+            v, links = x[:, :, : row + 1], []
+            for layer, (of_v, _) in zip(self.layers, conditions, strict=True):
+                v, link = layer.down(v, of_v)  # type: ignore[operator]
+                links.append(link[:, :, row:])
+            line = x[:, :, row : row + 1]
+            for column in range(width):
+                h = line
+                for layer, link, (_, of_h) in zip(self.layers, links, conditions, strict=True):
+                    h = layer.along(h, link, of_h)  # type: ignore[operator]
+                pixel = slice(column, column + 1)
+                line[..., pixel] = likelihood.sample(self.output(h)[..., pixel], generator)
+                if progress is not None:
+                    progress(row * width + column + 1, height * width)
+        return x
+
 
 class _GatedLayer(nn.Module):
     """One layer of both stacks. The first one must not see the pixel itself."""
@@ -124,12 +152,25 @@ class _GatedLayer(nn.Module):
         self.condition = nn.Linear(code_dim, 4 * filters)
 
     def forward(self, v: Tensor, h: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        rows, columns = v.shape[-2:]
-        up = self.vertical(F.pad(v, self.vertical_pad))[:, :, :rows]
-        left = self.horizontal(F.pad(h, self.horizontal_pad))[..., :columns]
+        of_v, of_h = self.conditions(z)
+        v, link = self.down(v, of_v)
+        return v, self.along(h, link, of_h)
+
+    def conditions(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What z adds to the vertical and to the horizontal stack, at every pixel."""
         of_v, of_h = self.condition(z)[:, :, None, None].chunk(2, 1)
-        out = self.residual(_gated(left + self.link(up) + of_h))
-        return _gated(up + of_v), out if self.first else h + out
+        return of_v, of_h
+
+    def down(self, v: Tensor, of_v: Tensor) -> tuple[Tensor, Tensor]:
+        """The vertical stack, and what the horizontal one sees of it."""
+        up = self.vertical(F.pad(v, self.vertical_pad))[:, :, : v.shape[2]]
+        return _gated(up + of_v), self.link(up)
+
+    def along(self, h: Tensor, link: Tensor, of_h: Tensor) -> Tensor:
+        """The horizontal stack: every row by itself."""
+        left = self.horizontal(F.pad(h, self.horizontal_pad))[..., : h.shape[3]]
+        out: Tensor = self.residual(_gated(left + link + of_h))
+        return out if self.first else h + out
 
 
 def _gated(x: Tensor) -> Tensor:

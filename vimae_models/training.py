@@ -28,6 +28,8 @@ from torch.utils.tensorboard import SummaryWriter
 from . import encoding, evaluation, files
 from .autoencoder import Autoencoder
 from .data import ImageData, Images, pixels
+from .metrics import information
+from .vae import GaussianAutoencoder
 
 CHECKPOINT = "checkpoint.ckpt"
 METRICS = "metrics.csv"
@@ -294,6 +296,9 @@ class Recorder(L.Callback):
         row: Row = {"epoch": epoch, "step": module.total_steps}
         row |= {f"train/{name}": value for name, value in means.items()}
         checked = evaluation.summary(module.model, self.validation)
+        if isinstance(module.model, GaussianAutoencoder):
+            known = information.mutual_information(module.model, self.validation)
+            checked["mutual_information"] = known["information"]
         row |= {f"validation/{name}": value for name, value in checked.items()}
         module.history.append(row)
         for name, value in row.items():
@@ -337,7 +342,9 @@ class Recorder(L.Callback):
         trainer.save_checkpoint(self.run / CHECKPOINT)
         if trainer.is_global_zero and module.history:
             table = io.StringIO(newline="")
-            writer = csv.DictWriter(table, list(module.history[0]))
+            # A run that an earlier version began has fewer measures in its first rows.
+            names = dict.fromkeys(name for row in module.history for name in row)
+            writer = csv.DictWriter(table, list(names))
             writer.writeheader()
             writer.writerows(module.history)
             files.write(self.run / METRICS, table.getvalue().encode())
@@ -427,7 +434,9 @@ def fit(
     Returns:
         One row per epoch: "epoch", "step", "train/<term>" (mean over the epoch; the terms of the
         auxiliary loss as "train/auxiliary_<term>") and "validation/<metric>" (on the first 2000
-        validation images). Of several processes only the first has them.
+        validation images: those of `evaluation.summary` and, where there is a posterior,
+        "mutual_information", see `metrics.information`). Of several processes only the first has
+        them.
 
     Raises:
         Interrupted: Ctrl-C, or `progress` said so.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -47,8 +48,11 @@ def difference(first: list[float], second: list[float]) -> Difference:
         return Difference(mean, mean, mean, n, m)
     from scipy.stats import ttest_ind
 
-    # Both ends of 90 % leave out 5 % each.
-    bounds = ttest_ind(first, second, equal_var=False).confidence_interval(0.9)
+    with warnings.catch_warnings():
+        # A constant, to compare with a number, loses all precision in its variance, which is 0.
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        # Both ends of 90 % leave out 5 % each.
+        bounds = ttest_ind(first, second, equal_var=False).confidence_interval(0.9)
     return Difference(mean, float(bounds.low), float(bounds.high), n, m)
 
 
@@ -70,3 +74,15 @@ def mean_and_spread(values: list[float], digits: int) -> str:
     if len(values) == 1:
         return mean
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def confidence_interval(values: list[float], confidence: float) -> tuple[float, float]:
+    """Where the mean of what the values are drawn from is, by Student's t; one value is both ends."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, mean
+    from scipy.stats import t
+
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    reach = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return mean - reach, mean + reach

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from . import vimae
+from . import imae, infovae, vimae, vmi
 from .target import Target
 
 _TARGETS: tuple[type[Target], ...] = (
+    infovae.Table1,
+    infovae.Figure3,
+    infovae.Figure1,
     vimae.Figure1,
     vimae.MNIST,
-    vimae.Omniglot,
     vimae.CIFAR10,
+    vimae.Omniglot,
+    vmi.Gaussian,
+    vmi.Joint,
+    imae.MNIST,
+    imae.FashionMNIST,
+    imae.DSprites,
 )
 
 
