@@ -32,7 +32,6 @@ NAMES = {
 }
 # Factors on the standard deviations of q(z|x) among which the proposal of importance sampling is chosen.
 WIDTHS = (1.0, 2.0, 4.0)
-CLASSIFIER = "classifier.pt"
 _AT_ONCE = 500
 
 
@@ -209,7 +208,7 @@ class Figure3(Target):
         ]
 
     def prepare(self, folder: Path, data: ImageData) -> None:
-        classifier.load_or_train(data, folder / CLASSIFIER)
+        _judge(data, folder)
 
     def measure(self, trained: Trained) -> Values:
         model, data = trained.model, trained.data
@@ -218,7 +217,7 @@ class Figure3(Target):
         if (part := _part(trained)) is not None:
             n, likely, samples = part // 5, part // 50, 200
             test = Split(test.images[:n], test.labels[:n])
-        known = classifier.load_or_train(data, trained.shared / CLASSIFIER)
+        known = _judge(data, trained.shared)
         svm = labels.svm_accuracy(model, replace(data, test=test), trained.seed)
         return {
             "mmd": latent.mmd(model, everything, trained.seed),
@@ -420,7 +419,7 @@ class Figure1(Target):
     seeds: ClassVar = {"smoke": 1, "small": 3, "paper": 3}
     systems = ("vae", "ae", "mmd-vae")
     # Of the Markov chain, from an image drawn from p(z) p(x|z).
-    steps = 10
+    steps = 5
 
     def configs(self, scale: str) -> dict[str, runs.Config]:
         at: dict[str, dict[str, Any]] = {
@@ -447,11 +446,11 @@ class Figure1(Target):
         ]
 
     def prepare(self, folder: Path, data: ImageData) -> None:
-        classifier.load_or_train(data, folder / CLASSIFIER)
+        _judge(data, folder)
 
     def measure(self, trained: Trained) -> Values:
         model, data = trained.model, trained.data
-        known = classifier.load_or_train(data, trained.shared / CLASSIFIER)
+        known = _judge(data, trained.shared)
         part = _part(trained)
         n = 1000 if part is None else min(64, part // 10)
         real = data.test.images if part is None else data.test.images[: part // 2]
@@ -611,6 +610,12 @@ def _above(values: list[float], threshold: float, below: bool = False) -> Differ
 
 def _label(name: str, d: int) -> str:
     return f"{name}, d = {d}"
+
+
+def _judge(data: ImageData, folder: Path) -> classifier.Classifier:
+    """The classifier that all runs of a target share, trained on fewer batches if there are few images."""
+    steps = min(classifier.STEPS, len(data.train) // 4)
+    return classifier.load_or_train(data, folder / "classifier.pt", steps=steps)
 
 
 def _part(trained: Trained) -> int | None:
