@@ -514,9 +514,9 @@ class Figure1(Target):
             axes[0, 1].set_title("Markov chain samples")
             axes[0, 2].set_title("information and loss")
             axes[-1, 2].set_xlabel("iterations")
-            most = 1.1 * max(max(run.values["history"]["information"]) for run in results.trained)
+            most = max(max(run.values["history"]["information"]) for run in results.trained)
             for axis in axes[:, 2]:
-                axis.set_ylim(-0.02 * most, most)
+                axis.set_ylim(-0.05, 1.1 * max(most, 1.0))
             limits = [axis.get_ylim() for axis in right]
             for axis in right:
                 axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
