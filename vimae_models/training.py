@@ -215,7 +215,7 @@ class Recorder(L.Callback):
         device: torch.device,
         lr_decay: float,
         console: Console,
-        told: Callable[[int, int], None] | None,
+        told: Callable[[int, int], bool | None] | None,
     ) -> None:
         self.run = run
         self.validation = data.validation.images[:VALIDATION_IMAGES].to(device)
@@ -260,8 +260,8 @@ class Recorder(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, Module)
         self.progress.advance(self.task)
-        if self.told is not None:
-            self.told(pl_module.total_steps, self.total)
+        if self.told is not None and self.told(pl_module.total_steps, self.total):
+            self.interrupted = True
         # After the last batch the epoch is closed first, so that it gets its row.
         if self._stop(trainer) and not trainer.is_last_batch:
             self.save(trainer, pl_module)
@@ -406,7 +406,7 @@ def fit(
     devices: int = 1,
     resume: bool = False,
     console: Console | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], bool | None] | None = None,
 ) -> list[Row]:
     """Train `model` on `data.train`, recording into the folder `run`.
 
@@ -428,7 +428,8 @@ def fit(
             `distributed.launch`, on equal models.
         resume: start from the checkpoint in `run`.
         console: where progress goes; None is standard error.
-        progress: called after every step with the steps done and all of them.
+        progress: called after every step with the steps done and all of them; if it returns True,
+            training stops as after Ctrl-C.
 
     Returns:
         One row per epoch: "epoch", "step", "train/<term>" (mean over the epoch; the terms of the
@@ -438,7 +439,7 @@ def fit(
         them.
 
     Raises:
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C, or `progress` said so.
         ValueError: `batch_size` larger than the training set.
         FloatingPointError: the loss became NaN or infinite.
         OSError: the folder cannot be written; the checkpoint before is whole.

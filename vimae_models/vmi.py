@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice, repeat
 from typing import Any, Literal
 
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 
 import vimae_kernels as vk
 
-from . import checks, densities, objectives
+from . import checks, densities, encoding, objectives
 from .autoencoder import statistics_kept, with_frozen_parameters
+from .data import ImageData
 from .joint import JointAutoencoder
+from .networks import NETWORKS
+from .pixelcnn import Progress
 from .vae import GaussianAutoencoder
 
 
@@ -266,6 +270,51 @@ class MutualInformationBound(nn.Module):
             return categorical_log_q(self.q(images), y), y
         z = code[:, : self.informative]
         return gaussian_log_q(self.q(images), z), z
+
+
+def information_of_fixed(
+    model: GaussianAutoencoder,
+    data: ImageData,
+    network: str,
+    width: float,
+    *,
+    steps: int,
+    informative: int | None = None,
+    progress: Progress | None = None,
+) -> float:
+    """The bound of `MutualInformationBound` on the test images, Q being trained on the training images.
+
+    Args:
+        model: a system with a Gaussian posterior; it is not changed.
+        data: the data set.
+        network, width: those of Q, see `networks.NETWORKS`.
+        steps: batches of 100 that Q is trained on.
+        informative: as `MutualInformationBound`.
+        progress: called with the steps done and all.
+
+    Returns:
+        In nats. First weights, batches and draws are the same for every model of one shape.
+
+    Raises: as `MutualInformationBound`.
+
+    Source: VMI-VAE, eq. 5.
+    """
+    from .training import Batches  # Lightning, which models in a loop of one's own do not need
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        q = NETWORKS[network].encoder(model.data_shape, [q_outputs(model, informative)], width)
+        bound = MutualInformationBound(model, q, informative)
+        at = next(model.parameters())
+        q.to(at)
+        epochs = Batches(data.train.images, min(100, len(data.train)), seed=0)
+        batches = (x.to(at) for x in islice(chain.from_iterable(repeat(epochs)), steps))
+        for done, _ in enumerate(bound.fit(batches), 1):
+            if progress is not None:
+                progress(done, steps)
+        q.eval()
+        parts = encoding.inputs(model, data.test.images)
+        return sum(bound.bound(x).item() * len(x) for x in parts) / len(data.test)
 
 
 def q_outputs(model: GaussianAutoencoder, informative: int | None = None) -> int:

@@ -433,16 +433,6 @@ struct Total {
       add_wide(dlog_var + j, T(kLn2) * load(squared + j) - T(0.5) * load(mass + j));
     }
   }
-
-  static VIMAE_INLINE void add_wide(double* to, Vec<double> v) { store(to, load(to) + v); }
-
-  static VIMAE_INLINE void add_wide(double* to, Vec<float> v) {
-    typedef float Half __attribute__((vector_size(VIMAE_SIMD_BYTES / 2)));
-    Half half[2];
-    std::memcpy(half, &v, sizeof v);
-    add_wide(to, __builtin_convertvector(half[0], Vec<double>));
-    add_wide(to + kLanes<double>, __builtin_convertvector(half[1], Vec<double>));
-  }
 };
 
 template <class T>

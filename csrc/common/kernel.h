@@ -24,7 +24,7 @@ VIMAE_HOST_DEVICE Term<T> term_of(Family family, double c) {
 }
 
 // Adds one scale's kernel and its first `Order` derivatives by s to k[0], ..., k[Order], V being T
-// or a vector of T. Ops has V's reciprocal and exp_nonpositive. Powers of f are at most 1, whatever
+// or a vector of T. Ops has V's reciprocal and exp_of_product. Powers of f are at most 1, whatever
 // the unit of s.
 template <class Ops, Family F, int Order, class T, class V>
 VIMAE_HOST_DEVICE void add_term(V s, const Term<T>& term, V* k) {
@@ -32,7 +32,7 @@ VIMAE_HOST_DEVICE void add_term(V s, const Term<T>& term, V* k) {
   if constexpr (F == Family::imq)
     f = Ops::reciprocal(s * term.rate + T(1));
   else
-    f = Ops::exp_nonpositive(s * term.rate);
+    f = Ops::exp_of_product(s, term.rate);
   const V step = f;
   k[0] += f;
   if constexpr (Order >= 1) {

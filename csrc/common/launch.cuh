@@ -64,6 +64,11 @@ struct DeviceOps {
 #endif
   }
   static __device__ __forceinline__ double exp_nonpositive(double x) { return exp(x); }
+
+  template <class T>
+  static __device__ __forceinline__ T exp_of_product(T s, T rate) {
+    return exp_nonpositive(s * rate);
+  }
 };
 
 // The sum over a block of THREADS, in a fixed order; only thread 0 has it. Ends with all threads

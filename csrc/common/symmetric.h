@@ -29,9 +29,12 @@
 namespace vimae::VIMAE_SIMD {
 namespace {
 
-// Column panels whose weights are kept at once where d is large ...
+// Coordinates pulled at once: what the rows of a panel sum up in them, over the lanes, stays in the
+// first cache.
+constexpr std::int64_t KP = 8;
+// Column panels whose weights are kept at once where there are more coordinates ...
 constexpr std::int64_t kColumnPanels = 8;
-// ... and between two reductions of what the rows sum up, where it is not.
+// ... and between two reductions of what the rows sum up, where there are not.
 constexpr std::int64_t kRowPanels = 32;
 
 template <class T, class Rule>
@@ -53,15 +56,14 @@ struct Symmetric {
   // The thread's own. In a tile of [column panels][P rows][P columns]: squared distances, then w;
   // (x - y) . (score_x - score_y), then -2 k'; score_x . score_y, then k.
   T *weight, *slope, *kernel;
-  Vec<T>*force_rows, *drift_rows;  // [P / R][min(d, KC)][R]: still spread over the lanes
+  Vec<T>*force_rows, *drift_rows;  // [P / R][min(d, KP)][R]: still spread over the lanes
   Vec<T>* mass_rows;               // [P]
-  T *columns, *mass_columns;       // [min(d, KC)][P], [P]
+  T *columns, *mass_columns;       // [min(d, KP)][P], [P]
 
   Symmetric(std::int64_t n, std::int64_t d, Family family, const double* scales, int n_scales,
             int team, Arena& shared, Arena& own)
       : n(n), d(d), panels((n + P - 1) / P), family(family), scales(scales), n_scales(n_scales) {
-    const std::int64_t kd = std::min<std::int64_t>(d, KC);
-    const std::int64_t tile = P * P * (d <= KC ? 1 : kColumnPanels);
+    const std::int64_t kd = std::min(d, KP), tile = P * P * at_once();
     z = shared.take<T>(panels * d * P);
     score = Rule::kScore ? shared.take<T>(panels * d * P) : z;
     norms = Rule::kNorms ? shared.take<T>(panels * P) : nullptr;
@@ -103,7 +105,7 @@ struct Symmetric {
         for (int i = 0; i < P; ++i) norms[q * P + i] = T(squares[i] / 2);
       }
     }
-    const std::int64_t kd = std::min<std::int64_t>(d, KC);
+    const std::int64_t kd = std::min(d, KP);
     if (Rule::kForce) std::fill_n(force_rows, P * kd, Vec<T>{});
     if (Rule::kDrift) std::fill_n(drift_rows, P * kd, Vec<T>{});
     if (kMass) std::fill_n(mass_rows, P, Vec<T>{});
@@ -130,23 +132,20 @@ struct Symmetric {
   }
 
  private:
+  std::int64_t at_once() const { return d <= KP ? 1 : kColumnPanels; }
+
   // Column panels [begin, end) of which the first is the row panel itself where `diagonal`: there
   // each pair is met once. Returns the sum of the pairs' values.
   double sweep(std::int64_t row, std::int64_t begin, std::int64_t end, bool diagonal) const {
-    const std::int64_t at_once = d <= KC ? 1 : kColumnPanels;
     Vec<double> total = {};
-    for (std::int64_t q0 = begin; q0 < end; q0 += at_once) {
-      const std::int64_t q1 = std::min(end, q0 + at_once);
+    for (std::int64_t q0 = begin; q0 < end; q0 += at_once()) {
+      const std::int64_t q1 = std::min(end, q0 + at_once());
       const bool triangle = diagonal && q0 == begin;
       total += weights(row, q0, q1, triangle);
-      const bool flush = q1 == end || d > KC || (q1 - begin) % kRowPanels == 0;
+      const bool flush = q1 == end || d > KP || (q1 - begin) % kRowPanels == 0;
       if (Rule::kForce) pulls<false>(row, q0, q1, triangle, force, force_rows, flush);
       if (Rule::kDrift) pulls<true>(row, q0, q1, triangle, drift, drift_rows, flush);
-      if (kMass && flush)
-        for (int i = 0; i < P; ++i) {
-          mass[row * P + i] += sum(widen(mass_rows[i]));
-          mass_rows[i] = Vec<T>{};
-        }
+      if (kMass && flush) leave_lanes(mass_rows, 1, 1, mass + row * P);
     }
     return sum(total);
   }
@@ -184,7 +183,8 @@ struct Symmetric {
                    if (last)
                      total += weigh<vectors.n>(w, row * P + i, q * P + j, i, j, edge ? i - j : -P);
                  });
-        for (int j = 0; kMass && last && j < P; ++j) mass[q * P + j] += double(mass_columns[j]);
+        for (int j = 0; kMass && last && j < P; j += V)
+          add_wide(mass + q * P + j, load(mass_columns + j));
       }
     }
     return total;
@@ -277,9 +277,9 @@ struct Symmetric {
   template <bool Drift>
   VIMAE_INLINE void pulls(std::int64_t row, std::int64_t q0, std::int64_t q1, bool triangle,
                           double* to, Vec<T>* lanes, bool flush) const {
-    const std::int64_t kd = std::min<std::int64_t>(d, KC);
-    for (std::int64_t k0 = 0; k0 < d; k0 += KC) {
-      const int kc = int(std::min<std::int64_t>(KC, d - k0));
+    const std::int64_t kd = std::min(d, KP);
+    for (std::int64_t k0 = 0; k0 < d; k0 += KP) {
+      const int kc = int(std::min(KP, d - k0));
       for (std::int64_t q = q0; q < q1; ++q) {
         std::fill_n(columns, kc * P, T(0));
         each(row, q, q0, k0, triangle && q == q0,
@@ -289,15 +289,25 @@ struct Symmetric {
                                           columns + j);
                  });
         // What leaves the tile does so in float64.
-        for (int k = 0; k < kc * P; ++k) to[(q * d + k0) * P + k] += double(columns[k]);
+        for (int k = 0; k < kc * P; k += V) add_wide(to + (q * d + k0) * P + k, load(columns + k));
       }
-      for (int i = 0; flush && i < P; i += R)
-        for (int k = 0; k < kc; ++k)
-          for (int r = 0; r < R; ++r) {
-            to[(row * d + k0 + k) * P + i + r] += sum(widen(lanes[i * kd + k * R + r]));
-            lanes[i * kd + k * R + r] = Vec<T>{};
-          }
+      if (flush) leave_lanes(lanes, kd, kc, to + (row * d + k0) * P);
     }
+  }
+
+  // Adds what the rows of a panel have summed up in kc of kd coordinates to `to`, and starts anew.
+  VIMAE_INLINE void leave_lanes(Vec<T>* lanes, std::int64_t kd, int kc, double* to) const {
+    for (int k = 0; k < kc; ++k)
+      for (int i = 0; i < P; i += V) {
+        Vec<T> of[V];
+#pragma GCC unroll 16
+        for (int l = 0; l < V; ++l) {
+          Vec<T>& row = lanes[(i + l) / R * R * kd + k * R + (i + l) % R];
+          of[l] = row, row = Vec<T>{};
+        }
+        add_wide(to + k * P + i,
+                 transposed_reduce<T>(of, [](auto p, auto q) VIMAE_LAMBDA { return p + q; }));
+      }
   }
 
   // The pull of a register tile over kc coordinates.

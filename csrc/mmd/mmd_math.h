@@ -19,13 +19,13 @@ VIMAE_HOST_DEVICE Scale<T> scale_of(Family family, double c, double weight) {
   return {T(-1 / c), T(1), T(-2 * weight / c), T(4 * weight / (c * c))};
 }
 
-// u of a pair, V being T or a vector of T. Ops has V's reciprocal and exp_nonpositive.
+// u of a pair, V being T or a vector of T. Ops has V's reciprocal and exp_of_product.
 template <class Ops, Family F, class T, class V>
 VIMAE_HOST_DEVICE V pair_u(V s, T c) {
   if constexpr (F == Family::imq)
     return Ops::reciprocal(s + c);
   else
-    return Ops::exp_nonpositive(s * c);
+    return Ops::exp_of_product(s, c);
 }
 
 // Adds one scale's share of the kernel, 2 k' and 4 k'' of a pair.

@@ -32,13 +32,14 @@ struct Problem {
     const T* z = a.z + b * a.n * a.d;
     const T* score = Score ? a.score + b * a.n * a.d : nullptr;
     T* phi = a.phi + b * a.n * a.d;
-    const double finite = pairs.meet(z, score, team).finite, own = a.n_scales, n = double(a.n);
+    const double finite = pairs.meet(z, score, team).finite, own = a.n_scales;
+    const double share = 1 / double(a.n);
     // The pair of a point with itself, which was not met, has k = n_scales and e = 0.
     pairs.each_coordinate(team, [&](std::int64_t i, std::int64_t k, std::int64_t at) {
       const std::int64_t c = i * a.d + k;
       const double total = Score ? pairs.drift[at] + own * double(score[c])
                                  : pairs.force[at] - (pairs.mass[i] + own) * double(z[c]);
-      phi[c] = T(total / n + finite);
+      phi[c] = T(total * share + finite);
     });
     team.wait();
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -10,6 +11,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 import vimae_kernels as vk
 
 from .. import files, runs
-from ..training import CHECKPOINT, Interrupted
+from ..training import CHECKPOINT, METRICS, Interrupted
 from .report import REPORT, Page
-from .target import Results, Target, Trained
+from .target import MEASURES, Results, Target, Trained
 
-MEASURES = "measures.json"
 TRAINING = "training.json"
 # Of the progress of a run, what is training; the rest is measuring.
 _TRAINING = 0.9
@@ -43,7 +45,8 @@ def reproduce(
     """Everything of a target; returns the path of its report.
 
     A run that is finished is kept; one that was stopped, in whatever way, continues from its
-    checkpoint to the same numbers. Runs go on side by side in processes of their own.
+    checkpoint to the same numbers. Runs go on side by side in processes of their own, and one that
+    fails does not stop the others.
 
     Args:
         target: what to reproduce.
@@ -55,26 +58,28 @@ def reproduce(
         console: where progress goes; None is standard error.
 
     Raises:
-        RunError: a folder that has other settings; a run that failed, with its name.
+        RunError: a folder that has other settings; runs that failed, with their names.
         DataError: the data are missing or damaged.
         Interrupted: Ctrl-C; the checkpoints are there.
+        KeyboardInterrupt: a second Ctrl-C, or one before or after the runs.
     """
     console = console if console is not None else Console(stderr=True)
     count = seeds if seeds is not None else target.seeds[scale]
-    cores = len(os.sched_getaffinity(0))
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     if jobs is None:
         jobs = 1 if torch.cuda.is_available() else cores
     threads = max(1, cores // jobs)
     planned = plan(target, scale, folder, count, data_dir)
+    # Found out before any work: data that are missing, a model that cannot be built, other settings.
+    complete: dict[str, runs.Config] = {}
     for run in planned:
-        _check(run)
-    shapes = {}
-    for run in planned:
-        # Found out before any work: data that are missing, a model that cannot be built.
-        which = tuple(run.config.get(key) for key in ("data", "image_size"))
-        if which not in shapes:
-            shapes[which] = run.data.shape
-        runs.build_model(run.config, shapes[which])
+        if run.label not in complete:
+            complete[run.label] = runs.complete(
+                run.config, runs.build_model(run.config, run.data.shape)
+            )
+        _check(run, complete[run.label])
     folder.mkdir(parents=True, exist_ok=True)
     target.prepare(folder, planned[0].data)
     todo = [run for run in planned if not (run.folder / MEASURES).is_file()]
@@ -113,16 +118,19 @@ def plan(
     return planned
 
 
-def _check(run: Trained) -> None:
-    """Refuse a folder whose run has other settings."""
+def _check(run: Trained, complete: runs.Config) -> None:
+    """Refuse a folder whose run has other settings than the complete configuration of its label."""
     if not (run.folder / runs.CONFIG).is_file():
         return
     there = runs.read_config(run.folder)
-    for key, value in run.config.items():
-        if there.get(key) != runs.plain_number(value):
+    complete = complete | {"seed": run.seed}
+    # A default that was not written down then is none to differ from now.
+    for key in [*there, *run.config]:
+        was, now = there.get(key), runs.plain_number(complete.get(key))
+        if was != now:
             raise runs.RunError(
-                f"{run.folder} was made with {key} {there.get(key)!r}, which is now {value!r}: give "
-                "another --output, or remove that folder"
+                f"{run.folder} was made with {key} {was!r}, which is now {now!r}: give another "
+                "--output, or remove that folder"
             )
 
 
@@ -164,8 +172,8 @@ def _run_all(
     # Forked by a server that has imported what takes long to import, and run none of it.
     context = torch.multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vimae_models.reproduce.targets", "lightning.pytorch"])
-    done = context.Array("d", len(todo))
-    failures = context.SimpleQueue()
+    done = context.Array("d", [_share_done(run) for run in todo])
+    stop = context.Value("b", False)
     interrupts = 0
 
     def interrupt(*_: Any) -> None:
@@ -173,8 +181,7 @@ def _run_all(
         interrupts += 1
 
     main = threading.current_thread() is threading.main_thread()
-    # The server and its processes start with the signal ignored: none dies of it while it imports.
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    previous = signal.getsignal(signal.SIGINT)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -185,77 +192,119 @@ def _run_all(
         disable=not console.is_terminal,
         speed_estimate_period=3600,
     )
-    processes: dict[int, Any] = {}
+    processes: dict[int, tuple[Any, Connection]] = {}
     waiting = list(range(len(todo)))
     finished = 0
+    failed: dict[str, str] = {}
     try:
         with progress:
-            bar = progress.add_task(target.name, total=len(todo))
-            while (waiting and not interrupts) or processes:
+            bar = progress.add_task(target.name, total=len(todo), completed=sum(done[:]))
+            while processes or (waiting and not interrupts):
                 while waiting and len(processes) < jobs and not interrupts:
                     index = waiting.pop(0)
-                    arguments = (target.name, todo[index], index, threads, done, failures)
+                    receiver, sender = context.Pipe(duplex=False)
+                    arguments = (target, todo[index], index, threads, done, stop, sender)
+                    process = context.Process(target=_one, args=arguments, daemon=True)
+                    # Its process inherits that Ctrl-C is ignored: it is for this one to see to.
                     if main:
                         signal.signal(signal.SIGINT, signal.SIG_IGN)
-                    process = context.Process(target=_one, args=arguments, daemon=True)
                     process.start()
                     if main:
                         signal.signal(signal.SIGINT, interrupt)
-                    processes[index] = process
-                next(iter(processes.values())).join(0.2)
+                    sender.close()
+                    processes[index] = process, receiver
+                wait([process.sentinel for process, _ in processes.values()], 0.2)
                 if interrupts > 1:
                     raise KeyboardInterrupt
-                for index, process in list(processes.items()):
+                stop.value = interrupts > 0
+                progress.update(bar, completed=sum(done[:]))
+                for index, (process, receiver) in list(processes.items()):
+                    # One that trains stops by itself, with a checkpoint; others have nothing to keep.
+                    if interrupts and not 0 < done[index] < _TRAINING:
+                        process.kill()
+                        process.join()
                     if process.is_alive():
-                        if interrupts:
-                            os.kill(process.pid, signal.SIGINT)
                         continue
                     del processes[index]
                     name = todo[index].folder.name
-                    if not failures.empty():
-                        raise failures.get()
-                    if process.exitcode and not interrupts:
-                        raise runs.RunError(f"{name} ended with status {process.exitcode}")
-                    finished += not process.exitcode
-                    if not interrupts and not console.is_terminal:
-                        console.print(f"{finished} of {len(todo)}: {name}", highlight=False)
+                    if process.exitcode == 0:
+                        finished += 1
+                        told = f"{finished} of {len(todo)}: {name}"
+                    elif interrupts:
+                        continue
+                    else:
+                        try:
+                            failed[name] = receiver.recv()
+                        except EOFError:  # killed before it could say why
+                            failed[name] = f"it ended with status {process.exitcode}"
+                        told = f"{name} failed: {failed[name]}"
+                    seconds = progress.tasks[bar].time_remaining
+                    if seconds:
+                        told += f"; about {timedelta(seconds=round(seconds))} left"
+                    if name in failed or not console.is_terminal:
+                        console.print(told, highlight=False, markup=False, soft_wrap=True)
                 going = ", ".join(todo[index].folder.name for index in processes)
-                progress.update(bar, completed=sum(done[:]), description=f"{target.name}: {going}")
+                progress.update(bar, description=f"{target.name}: {going}")
     finally:
-        for process in processes.values():
-            process.terminate()
+        for process, _ in processes.values():
+            process.kill()
             process.join()
         if main:
             signal.signal(signal.SIGINT, previous)
     if interrupts:
         raise Interrupted
+    if failed:
+        why = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise runs.RunError(f"{len(failed)} of {len(todo)} runs failed, the others are kept: {why}")
+
+
+def _share_done(run: Trained) -> float:
+    """How much of a run was done before, for the progress."""
+    metrics = run.folder / METRICS
+    if not metrics.is_file():
+        return 0.0
+    epochs = len(metrics.read_text().splitlines()) - 1
+    return _TRAINING * epochs / int(run.config["epochs"])
 
 
 def _one(
-    name: str, run: Trained, index: int, threads: int, done: Any, failures: Any
+    target: Target,
+    run: Trained,
+    index: int,
+    threads: int,
+    done: Any,
+    stop: Any,
+    failure: Connection,
 ) -> None:  # in a process of its own
-    from .targets import target
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
 
-    def tell(fraction: float) -> None:
+    def tell(fraction: float) -> bool:
         done[index] = fraction
+        return bool(stop.value)
 
     try:
-        train_and_measure(target(name), run, tell)
-    except (Interrupted, KeyboardInterrupt):
+        train_and_measure(target, run, tell)
+    except Interrupted:
         raise SystemExit(130) from None
     except Exception as error:
-        failures.put(runs.RunError(f"{run.folder.name}: {type(error).__name__}: {error}"))
+        failure.send(f"{type(error).__name__}: {error}")
         raise SystemExit(1) from error
 
 
+def _end_with_parent() -> None:
+    """However the command ends, none of its processes goes on writing into the folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def train_and_measure(
-    target: Target, run: Trained, tell: Callable[[float], None] = lambda fraction: None
+    target: Target, run: Trained, tell: Callable[[float], bool] = lambda fraction: False
 ) -> None:
     """Bring one run, at whatever point it is, to its `MEASURES` file."""
-    if _epochs_done(run.folder) < run.config["epochs"]:
+    if _epochs_done(run.folder) < run.config["epochs"] or not (run.folder / TRAINING).is_file():
         train(run, tell)
     tell(_TRAINING)
     torch.manual_seed(run.config["seed"])
@@ -267,8 +316,11 @@ def train_and_measure(
     files.write(run.folder / MEASURES, (json.dumps(found, indent=1) + "\n").encode())
 
 
-def train(run: Trained, tell: Callable[[float], None] = lambda fraction: None) -> None:
-    """Train one run to its end, from its checkpoint if it has one, and note how long it took."""
+def train(run: Trained, tell: Callable[[float], bool] = lambda fraction: False) -> None:
+    """Train one run to its end, from its checkpoint if it has one, and note how long it took.
+
+    `tell` is given the share of the run that is done, and returns whether to stop.
+    """
     start = time.perf_counter()
     noted = run.folder / TRAINING
     before = json.loads(noted.read_text())["seconds"] if noted.is_file() else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import html
 import io
 import json
 import math
@@ -16,14 +17,17 @@ from typing import Any
 from torch import Tensor
 
 from .. import figures, files, presets, runs
+from ..systems import hyperparameters
 from .statistics import mean_and_spread
 from .target import Results, Target, Trained, Values
 
 REPORT = "report.md"
 RESULTS = "results.json"
+_CONFIDENCE = (
+    "Of a difference [a, b]: it is above a with 95 % confidence, and below b with 95 % (Welch's t-test over "
+    "the seeds, each one-sided). A claim that is neither borne out nor refuted with that is undecided."
+)
 _VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
-# Differences from a preset that are no reduction of it.
-_SAME = {"preset", "precision", "devices", "momentum", "lr_decay", "lr", "optimizer"}
 
 
 class Page:
@@ -116,7 +120,7 @@ class Page:
             cells = [[c["claim"], c["source"], f"**{c['verdict']}**", c["evidence"]]
                      for c in self.claims]  # fmt: skip
             header = "claim", "in the paper", "in our runs", "evidence"
-            parts += ["## Claims", _table(header, cells)]
+            parts += ["## Claims", _table(header, cells), _CONFIDENCE]
         parts += ["## Results", *self.parts, "## Runs", _runs(results.trained)]
         told = ", ".join(f"{key} {value}" for key, value in machine.items())
         parts.append(f"Made by `vimae reproduce {target.name} --scale {scale}`: {told}.")
@@ -126,10 +130,8 @@ class Page:
         configs = self.folder / "configs"
         configs.mkdir(exist_ok=True)
         for run in results.trained:
-            runs.write_config(run.folder, run.config)
-            files.write(
-                configs / f"{run.folder.name}.yaml", (run.folder / runs.CONFIG).read_bytes()
-            )
+            path = configs / f"{run.folder.name}.yaml"
+            files.write(path, (run.folder / runs.CONFIG).read_bytes())
         files.write(self.folder / "results.csv", _csv(results.trained).encode())
         found = {
             "target": target.name,
@@ -157,7 +159,9 @@ class Page:
             return f'src="data:image/png;base64,{picture}"'
 
         body = re.sub(r'src="(figures/[^"]+)"', inline, body)
-        return f"<!doctype html><meta charset=utf-8><title>{title}</title>{_CSS}{body}\n"
+        return (
+            f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title>{_CSS}{body}\n"
+        )
 
 
 _CSS = """<style>
@@ -171,7 +175,8 @@ blockquote { border-left: 4px solid #d95; margin: 1rem 0; padding: .2rem 1rem; b
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    escaped = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
 
 
 def _face(target: Target, scale: str, trained: list[Trained]) -> list[str]:
@@ -191,7 +196,8 @@ def _face(target: Target, scale: str, trained: list[Trained]) -> list[str]:
         [key, there, here, "all" if set(labels) == everything else ", ".join(labels)]
         for (key, there, here), labels in changed.items()
     ]
-    for sentence in target.scaled(scale):
+    partial = {f"{run.data.name} is {run.data.partial}." for run in trained if run.data.partial}
+    for sentence in [*target.scaled(scale), *sorted(partial)]:
         lines.append(f"- {sentence}")
     parts = ["\n".join("> " + line for line in lines)]
     if rows:
@@ -206,16 +212,13 @@ def _changes(config: runs.Config) -> list[tuple[str, str, str]]:
     """Where a configuration differs from its preset: the key, the preset's value, its own."""
     if "preset" not in config:
         return []
-    preset = runs.DEFAULTS | runs.preset(config["preset"])
-    found = []
-    for key, value in config.items():
-        there = preset.get(key)
-        if key in _SAME or key == "seed" or value == there:
-            continue
-        if there is None and key not in ("images", "image_size"):
-            continue  # a default of the system, written down
-        found.append((key, "all" if key == "images" else _short(there), _short(value)))
-    return found
+    defaults = runs.DEFAULTS | hyperparameters(config["model"])
+    preset = defaults | runs.preset(config["preset"])
+    return [
+        (key, "all" if key == "images" else _short(preset.get(key)), _short(value))
+        for key, value in config.items()
+        if key != "seed" and value != preset.get(key)
+    ]
 
 
 def _unprinted(config: runs.Config) -> tuple[str, ...]:

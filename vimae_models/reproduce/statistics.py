@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -32,9 +33,9 @@ class Difference:
         return False if self.high < threshold else None
 
     def __str__(self) -> str:
-        if math.isinf(self.low):
-            return f"{self.mean:+.4g} (one seed: no confidence can be given)"
-        return f"{self.mean:+.4g}, 95 % one-sided bounds {self.low:+.4g} and {self.high:+.4g}"
+        """ "+mean [low, high]" """
+        bounds = "one seed" if math.isinf(self.low) else f"{self.low:+.3g}, {self.high:+.3g}"
+        return f"{self.mean:+.3g} [{bounds}]"
 
 
 def difference(first: list[float], second: list[float]) -> Difference:
@@ -55,9 +56,33 @@ def difference(first: list[float], second: list[float]) -> Difference:
     return Difference(mean, float(bounds.low), float(bounds.high), n, m)
 
 
+def all_hold(verdicts: Iterable[bool | None]) -> bool | None:
+    """Whether all of several statements hold: None where none is refuted, but some are undecided.
+
+    With 95 % for each of the statements, that is the confidence of "all hold" too (an
+    intersection-union test).
+    """
+    found = set(verdicts)
+    if False in found:
+        return False
+    return None if None in found else True
+
+
 def mean_and_spread(values: list[float], digits: int) -> str:
     """ "mean ± standard deviation", or the one value."""
     mean = f"{statistics.fmean(values):.{digits}f}"
     if len(values) == 1:
         return mean
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def confidence_interval(values: list[float], confidence: float) -> tuple[float, float]:
+    """Where the mean of what the values are drawn from is, by Student's t; one value is both ends."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, mean
+    from scipy.stats import t
+
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    reach = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return mean - reach, mean + reach

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .report import Page
 
 SCALES = ("smoke", "small", "paper")
+MEASURES = "measures.json"
 
 Values = dict[str, Any]
 """What was measured of a run: numbers, or dictionaries and lists of numbers, by name."""
@@ -47,15 +48,22 @@ class Trained:
         """The trained model, in evaluation mode."""
         return runs.load_model(self.folder)[1]
 
-    @cached_property
+    @property
     def data(self) -> ImageData:
-        return runs.load_data(self.config, self.data_dir)
+        """Loaded once for all runs that train on the same."""
+        keys = "data", "images", "image_size", "rotate", "binarize"
+        return _load(tuple((key, self.config.get(key)) for key in keys), self.data_dir)
 
     @cached_property
     def history(self) -> list[dict[str, float]]:
         """One row per epoch, as in metrics.csv."""
         history: list[dict[str, float]] = runs.read_checkpoint(self.folder)["run"]["history"]
         return history
+
+
+@lru_cache(maxsize=4)
+def _load(items: tuple[tuple[str, Any], ...], data_dir: str | None) -> ImageData:
+    return runs.load_data(dict(items), data_dir)
 
 
 class Results:
@@ -73,12 +81,22 @@ class Results:
         return self.of(label)[0]
 
     def values(self, label: str, *path: str) -> list[float]:
-        """A measured number, found by the names on the path to it, of every seed."""
+        """A measured number, found by the names on the path to it, of every seed.
+
+        Raises:
+            RunError: it was not measured.
+        """
         found = []
         for run in self.of(label):
             value: Any = run.values
-            for name in path:
-                value = value[name]
+            try:
+                for name in path:
+                    value = value[name]
+            except KeyError as error:
+                raise runs.RunError(
+                    f"{run.folder / MEASURES} has no {'/'.join(path)}: it was measured by an other "
+                    "version; remove that file, and it is measured again"
+                ) from error
             found.append(float(value))
         return found
 

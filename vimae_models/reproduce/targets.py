@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from . import infovae, vimae
+from . import imae, infovae, vimae, vmi
 from .target import Target
 
 _TARGETS: tuple[type[Target], ...] = (
-    infovae.Figure1,
-    infovae.Figure3,
     infovae.Table1,
+    infovae.Figure3,
+    infovae.Figure1,
     vimae.Figure1,
     vimae.MNIST,
+    vimae.CIFAR10,
+    vimae.Omniglot,
+    vmi.Gaussian,
+    vmi.Joint,
+    imae.MNIST,
+    imae.FashionMNIST,
+    imae.DSprites,
 )
 
 
