@@ -103,9 +103,9 @@ def figure1(vae, ae, chain_of_ae):
 
 def test_claims_of_figure1(tmp_path):
     borne_out, contradicted = Page(tmp_path), Page(tmp_path)
-    infovae._claims_of_figure1(borne_out, figure1(0.2, 5.0, 11.0))
+    infovae._claims_of_figure1(borne_out, figure1(0.2, 5.0, 11.0), None)
     assert set(verdicts(borne_out).values()) == {"holds"}
-    infovae._claims_of_figure1(contradicted, figure1(1.5, 1.8, 40.0))
+    infovae._claims_of_figure1(contradicted, figure1(1.5, 1.8, 40.0), None)
     failed = [name for name, verdict in verdicts(contradicted).items() if verdict != "holds"]
     assert len(failed) == 4
     for words in ("the ELBO leaves", "ae keeps", "make no sense", "the chain of ae"):
