@@ -192,7 +192,7 @@ def test_samples_are_drawn_and_are_those_of_a_chain():
 )
 def test_likelihood_is_that_of_the_best_proposal(log_var, widen):
     """Where x does not depend on z the posterior is the prior, and so is the proposal that is exact."""
-    model = with_posterior(torch.zeros_like, log_var, d=5)
+    model = with_posterior(torch.zeros_like, log_var, d=20)
     model.decoder.forward = lambda z: z.new_zeros(len(z), 1, 2, 2)
     found = infovae._likelihood(model, torch.bernoulli(torch.full((40, 1, 2, 2), 0.5)), 200)
     assert found["widen"] == widen
