@@ -1,6 +1,7 @@
 """The targets of InfoVAE: that they run, and that their claims follow from the numbers."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -102,9 +103,9 @@ def figure1(vae, ae, chain_of_ae):
 
 def test_claims_of_figure1(tmp_path):
     borne_out, contradicted = Page(tmp_path), Page(tmp_path)
-    infovae._claims_of_figure1(borne_out, figure1(0.2, 5.0, 11.0))
+    infovae._claims_of_figure1(borne_out, figure1(0.2, 5.0, 11.0), None)
     assert set(verdicts(borne_out).values()) == {"holds"}
-    infovae._claims_of_figure1(contradicted, figure1(1.5, 1.8, 40.0))
+    infovae._claims_of_figure1(contradicted, figure1(1.5, 1.8, 40.0), None)
     failed = [name for name, verdict in verdicts(contradicted).items() if verdict != "holds"]
     assert len(failed) == 4
     for words in ("the ELBO leaves", "ae keeps", "make no sense", "the chain of ae"):
@@ -163,22 +164,37 @@ def test_claims_of_figure3(tmp_path):
         assert any(name.startswith(lost) for name in failed), lost
 
 
-def test_samples_are_drawn_and_are_those_of_a_chain():
-    """A decoder that copies the code's sign to every pixel, an encoder that answers with its opposite."""
-    model = build("ae", data_shape=(1, 2, 2), latent_dim=1, network="mlp", width=0.1).eval()
-
-    class Decoder(torch.nn.Module):
-        def forward(self, z):
-            return (1e4 * z)[:, :, None, None].expand(-1, 1, 2, 2)
+def with_posterior(mean, log_var, d=1):
+    """Images of 2x2 and codes whose coordinates all have this mean, of the first pixel."""
+    model = build("ae", data_shape=(1, 2, 2), latent_dim=d, network="mlp", width=0.1).eval()
 
     class Encoder(torch.nn.Module):
         def forward(self, x):
-            mean = 1 - 2 * x.flatten(1)[:, :1]
-            return torch.cat([mean, torch.full_like(mean, -40)], 1)
+            m = mean(x.flatten(1)[:, :1]).expand(-1, d)
+            return torch.cat([m, torch.full_like(m, log_var)], 1)
 
-    model.decoder, model.encoder = Decoder(), Encoder()
-    model.register_parameter("at", torch.nn.Parameter(torch.zeros(())))
+    model.encoder = Encoder()
+    return model
+
+
+def test_samples_are_drawn_and_are_those_of_a_chain():
+    """A decoder that copies the code's sign to every pixel, an encoder that answers with its opposite."""
+    model = with_posterior(lambda x: 1 - 2 * x, -40.0)
+    model.decoder.forward = lambda z: (1e4 * z)[:, :, None, None].expand(-1, 1, 2, 2)
     ancestral = infovae._drawn(model, 30)
     assert set(ancestral.unique().tolist()) == {0, 255}
     assert torch.equal(infovae._drawn(model, 30, steps=2), ancestral)
     assert torch.equal(infovae._drawn(model, 30, steps=1), 255 - ancestral)
+
+
+@pytest.mark.parametrize(
+    "log_var, widen", [(0.0, 1.0), (-2 * math.log(2), 2.0), (-2 * math.log(4), 4.0)]
+)
+def test_likelihood_is_that_of_the_best_proposal(log_var, widen):
+    """Where x does not depend on z the posterior is the prior, and so is the proposal that is exact."""
+    model = with_posterior(torch.zeros_like, log_var, d=20)
+    model.decoder.forward = lambda z: z.new_zeros(len(z), 1, 2, 2)
+    found = infovae._likelihood(model, torch.bernoulli(torch.full((40, 1, 2, 2), 0.5)), 200)
+    assert found["widen"] == widen
+    assert found["nll"] == pytest.approx(4 * math.log(2), rel=1e-5)
+    assert found["effective_samples"] == pytest.approx(200, rel=1e-3)
