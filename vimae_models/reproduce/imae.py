@@ -15,7 +15,13 @@ from ..metrics import information, labels, latent
 from . import imae_figures
 from .imae_figures import Curve
 from .report import Page
-from .statistics import Difference, confidence_interval, difference, mean_and_spread
+from .statistics import (
+    Difference,
+    all_hold,
+    confidence_interval,
+    difference,
+    mean_and_spread,
+)
 from .target import Results, Target, Trained, Values, config
 
 METHODS = ("imae", "hybrid-infovae", "joint-vae", "hybrid-beta-vae")
@@ -153,14 +159,6 @@ def _nats(ends: Ends) -> str:
     return f"({ends[0]:.2g}, {ends[1]:.2g}) nats"
 
 
-def _everywhere(verdicts: Iterable[bool | None]) -> bool | None:
-    """Whether all hold: one that does not hold decides, one that is undecided leaves it open."""
-    verdicts = list(verdicts)
-    if False in verdicts:
-        return False
-    return None if None in verdicts else True
-
-
 def _claim(
     page: Page,
     text: str,
@@ -173,7 +171,7 @@ def _claim(
     page.claim(
         text,
         source,
-        _everywhere(gap.above(threshold) for gap in gaps.values()),
+        all_hold(gap.above(threshold) for gap in gaps.values()),
         "difference (95 % one-sided bounds): " + "; ".join(told),
     )
 
