@@ -129,9 +129,10 @@ def _codes(page: Page, results: Results) -> None:
             else:
                 style |= {"color": "0.45"}
             points = axis.scatter(*z.float().cpu().T.numpy(), **style)
+            step = 2 if limit < 5 else 4
             axis.set(title=title, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-            axis.xaxis.set_major_locator(MultipleLocator(2))
-            axis.yaxis.set_major_locator(MultipleLocator(2))
+            axis.xaxis.set_major_locator(MultipleLocator(step))
+            axis.yaxis.set_major_locator(MultipleLocator(step))
         axes.flat[0].figure.legend(
             *points.legend_elements(num=None, markersize=5, markeredgewidth=0),
             loc="outside right center",
