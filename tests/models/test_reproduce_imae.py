@@ -9,7 +9,7 @@ from rich.console import Console
 import vimae_models
 from vimae_models import data, encoding, runs
 from vimae_models.metrics import labels
-from vimae_models.reproduce import engine, imae, targets
+from vimae_models.reproduce import engine, imae, imae_figures, targets
 from vimae_models.reproduce.report import Page
 from vimae_models.reproduce.statistics import confidence_interval
 from vimae_models.reproduce.target import SCALES, Results, Trained
@@ -189,15 +189,15 @@ def test_slant_is_the_columns_a_row():
         image[0, 0, row, 4] = 1  # upright
         image[1, 0, row, row] = 1  # one to the right a row
         image[2, 0, row, 4 - (row - 4) // 2 if row % 2 == 0 else 4] = row % 2 == 0
-    torch.testing.assert_close(imae.slant(image), torch.tensor([0.0, 1.0, -0.5]))
+    torch.testing.assert_close(imae_figures.slant(image), torch.tensor([0.0, 1.0, -0.5]))
     # Brightness and an empty picture change nothing.
-    torch.testing.assert_close(imae.slant(0.5 * image), imae.slant(image))
-    assert imae.slant(torch.zeros(1, 1, 9, 9)) == 0
+    torch.testing.assert_close(imae_figures.slant(0.5 * image), imae_figures.slant(image))
+    assert imae_figures.slant(torch.zeros(1, 1, 9, 9)) == 0
 
 
 def test_order_follows_the_matched_classes():
     counts = torch.tensor([[0, 1, 9], [8, 0, 7], [3, 6, 5]])
-    assert imae._order(counts).tolist() == [1, 2, 0]
+    assert imae_figures.order(counts).tolist() == [1, 2, 0]
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def joint():
 
 def test_movement_against_one_image_and_latent_at_a_time(joint):
     images = data.load("digits").test.images[:5]
-    found = imae.movement(joint, images)
+    found = imae_figures.movement(joint, images)
     for k in range(3):
         total = 0.0
         for code in encoding.codes(joint, images):
@@ -228,9 +228,9 @@ def test_movement_against_one_image_and_latent_at_a_time(joint):
 def test_category_images_against_a_loop(joint):
     test = data.load("digits").test
     run = SimpleNamespace(model=joint, data=SimpleNamespace(test=test))
-    found = imae._category_images(run, 6)
+    found = imae_figures.category_images(run, 6)
     codes = encoding.codes(joint, test.images)
-    order = imae._order(labels.digits_per_category(joint, test)).tolist()
+    order = imae_figures.order(labels.digits_per_category(joint, test)).tolist()
     with torch.no_grad():
         for place, category in enumerate(order):
             own = codes[codes[:, 3 + category] == 1]
@@ -241,8 +241,8 @@ def test_category_images_against_a_loop(joint):
             torch.testing.assert_close(found[place], joint.decode(code[None])[0])
             if place == 6:
                 # Of all latents the one that is moved changes the slant most.
-                rows = [joint.decode(imae._moved(code, k)) for k in range(3)]
-    change = [float(imae.slant(row).max() - imae.slant(row).min()) for row in rows]
+                rows = [joint.decode(imae_figures.moved(code, k)) for k in range(3)]
+    change = [float(imae_figures.slant(row).max() - imae_figures.slant(row).min()) for row in rows]
     torch.testing.assert_close(found[10:], rows[change.index(max(change))])
     assert found.shape == (20, 1, 8, 8)
 

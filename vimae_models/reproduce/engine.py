@@ -28,6 +28,13 @@ from .report import REPORT, Page
 from .target import MEASURES, Results, Target, Trained
 
 TRAINING = "training.json"
+_PRELOAD = [
+    "vimae_models.reproduce.targets",
+    "lightning.pytorch",
+    "sklearn.model_selection",
+    "sklearn.svm",
+    "torchmetrics.image.fid",
+]
 # Of the progress of a run, what is training; the rest is measuring.
 _TRAINING = 0.9
 
@@ -171,7 +178,7 @@ def _run_all(
     """Train and measure the runs, `jobs` at a time."""
     # Forked by a server that has imported what takes long to import, and run none of it.
     context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vimae_models.reproduce.targets", "lightning.pytorch"])
+    context.set_forkserver_preload(_PRELOAD)
     done = context.Array("d", [_share_done(run) for run in todo])
     stop = context.Value("b", False)
     interrupts = 0

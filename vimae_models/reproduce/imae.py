@@ -8,27 +8,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from .. import encoding, evaluation, figures, runs
-from ..data import Images, Split, pixels
+from .. import evaluation, figures, runs
 from ..joint import JointAutoencoder
 from ..metrics import information, labels, latent
+from . import imae_figures
+from .imae_figures import Curve
 from .report import Page
-from .statistics import Difference, confidence_interval, difference, mean_and_spread
+from .statistics import (
+    Difference,
+    all_hold,
+    confidence_interval,
+    difference,
+    mean_and_spread,
+)
 from .target import Results, Target, Trained, Values, config
 
 METHODS = ("imae", "hybrid-infovae", "joint-vae", "hybrid-beta-vae")
 _OTHERS = METHODS[1:]
-_BAND = 0.8
 # Images that the estimates are made of, and images whose latents are moved.
 _IMAGES, _MOVED = 10_000, 100
-_REACH, _STEPS = 2.0, 10
 _LOG_3, _LOG_10 = math.log(3), math.log(10)
 
 Ends = tuple[float, float]
-# Values over seeds, by the weight they were trained with.
-Curve = dict[float, list[float]]
 
 
 class Sweep(Target):
@@ -129,8 +131,8 @@ class Sweep(Target):
         usual, *others = self.capacities[scale]
         with page.figure(
             "capacities",
-            f"Figure 8: joint-vae with different ends ($C_y$, $C_z$) of its capacities, in nats, which "
-            f"the paper does not print. {_bands()}",
+            f"Figure 8: joint-vae with different ends (C_y, C_z) of its capacities, in nats, which "
+            f"the paper does not print. {imae_figures.bands()}",
             1,
             len(panels),
             (7.0, 2.5),
@@ -139,9 +141,9 @@ class Sweep(Target):
                 for i, ends in enumerate((usual, *others)):
                     other = None if i == 0 else ends
                     curve = self.curve(results, scale, "joint-vae", *path, ends=other)
-                    _band(axis, curve, _nats(ends), f"C{i + 4}")
+                    imae_figures.band(axis, curve, _nats(ends), f"C{i + 4}")
                 axis.set(title=title, xlabel="β", xticks=list(curve))
-            _legend(axes[0])
+            imae_figures.legend(axes[0])
 
 
 def _images(trained: Trained) -> int:
@@ -157,41 +159,6 @@ def _nats(ends: Ends) -> str:
     return f"({ends[0]:.2g}, {ends[1]:.2g}) nats"
 
 
-def _bands() -> str:
-    return f"Means over seeds; the bands are their {100 * _BAND:.0f} % confidence intervals."
-
-
-def _band(axis: Any, curve: Curve, name: str, color: str) -> None:
-    """The mean of a curve, and the confidence interval of the mean."""
-    weights = list(curve)
-    low, high = zip(*(confidence_interval(v, _BAND) for v in curve.values()), strict=True)
-    axis.fill_between(weights, low, high, color=color, alpha=0.2, lw=0)
-    means = [statistics.fmean(v) for v in curve.values()]
-    axis.plot(weights, means, color=color, lw=1.2, marker="o", ms=3, label=name)
-
-
-def _panel(axis: Any, curves: Mapping[str, Curve], title: str, xlabel: str) -> None:
-    for i, (method, curve) in enumerate(curves.items()):
-        _band(axis, curve, method, f"C{i}")
-    axis.set(title=title, xlabel=xlabel, xticks=list(curve))
-
-
-def _legend(axis: Any) -> None:
-    """The legend of a panel as that of its figure, below it."""
-    handles, names = axis.get_legend_handles_labels()
-    axis.figure.legend(
-        handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8
-    )
-
-
-def _everywhere(verdicts: Iterable[bool | None]) -> bool | None:
-    """Whether all hold: one that does not hold decides, one that is undecided leaves it open."""
-    verdicts = list(verdicts)
-    if False in verdicts:
-        return False
-    return None if None in verdicts else True
-
-
 def _claim(
     page: Page,
     text: str,
@@ -204,7 +171,7 @@ def _claim(
     page.claim(
         text,
         source,
-        _everywhere(gap.above(threshold) for gap in gaps.values()),
+        all_hold(gap.above(threshold) for gap in gaps.values()),
         "difference (95 % one-sided bounds): " + "; ".join(told),
     )
 
@@ -224,31 +191,6 @@ def _negative(curves: Mapping[str, Curve]) -> dict[str, Curve]:
         name: {weight: _times(-1, values) for weight, values in curve.items()}
         for name, curve in curves.items()
     }
-
-
-def _all(curves: Iterable[Curve]) -> list[float]:
-    """The values of all weights and seeds."""
-    return [value for curve in curves for values in curve.values() for value in values]
-
-
-def _trade_off(axis: Any, quality: Mapping[str, Curve], score: Mapping[str, Curve]) -> None:
-    """Mean score against mean decoding quality, a line for every system through its weights."""
-    for i, method in enumerate(score):
-        x, y = (
-            [statistics.fmean(values) for values in curves[method].values()]
-            for curves in (quality, score)
-        )
-        axis.plot(x, y, color=f"C{i}", lw=1, marker="o", ms=3)
-    axis.set(title="score", xlabel="-reconstruction error, nats")
-
-
-def _scatter(axis: Any, correlation: Mapping[str, Curve], score: Mapping[str, Curve]) -> None:
-    """The score of every run against its total correlation."""
-    for i, method in enumerate(score):
-        # An estimate can fall below 0.
-        x = [max(value, 1e-2) for value in _all([correlation[method]])]
-        axis.plot(x, _all([score[method]]), "o", color=f"C{i}", ms=3, mew=0, alpha=0.8)
-    axis.set(title="score", xlabel="total correlation, nats", xscale="log")
 
 
 def _times(factor: float, values: Sequence[float]) -> list[float]:
@@ -283,7 +225,7 @@ class _Categories(Sweep):
             **super().measure(trained),
             "categories": labels.categories(model, test),
             "classes": labels.digits_per_category(model, test).tolist(),
-            "movement": movement(model, test.images[:_MOVED]),
+            "movement": imae_figures.movement(model, test.images[:_MOVED]),
         }
 
     def report(self, page: Page, results: Results, scale: str) -> None:
@@ -332,25 +274,25 @@ class _Categories(Sweep):
         with page.figure(
             "sweep",
             f"Figure 3: the key quantities on the test set over {self.axis}, with γ = 2β of imae. "
-            f"{_bands()} Dashed: log 10.",
+            f"{imae_figures.bands()} Dashed: log 10.",
             2,
             3,
             (7.0, 4.4),
         ) as axes:
             for axis, (title, curves) in zip(axes.flat, panels, strict=True):
-                _panel(axis, curves, title, self.axis)
+                imae_figures.panel(axis, curves, title, self.axis)
             axes[0, 0].set_ylim(0, 1)
             for axis in axes[0, 1:]:
                 axis.axhline(_LOG_10, color="0.5", ls="--", lw=0.8)
                 axis.set_ylim(0, 2.5)
             axes[1, 2].set_ylim(bottom=0)
-            _legend(axes[0, 0])
+            imae_figures.legend(axes[0, 0])
 
     def _each_latent(self, page: Page, results: Results, scale: str) -> None:
         """I(x; z_k) of the most informative latent, the second, ..."""
         with page.figure(
             "latents",
-            f"I(x; $z_k$) of every latent over {self.axis}, sorted in every run and averaged over "
+            f"I(x; z_k) of every latent over {self.axis}, sorted in every run and averaged over "
             "seeds: the darkest line is the most informative latent.",
             1,
             len(METHODS),
@@ -364,7 +306,9 @@ class _Categories(Sweep):
                     each = [sorted(r.values["coordinates"]["information"])[::-1] for r in found]
                     curve[value] = [statistics.fmean(k) for k in zip(*each, strict=True)]
                 for k, line in enumerate(zip(*curve.values(), strict=True)):
-                    axis.plot(list(curve), line, color=_shade(k, 10), marker="o", ms=2, lw=1)
+                    axis.plot(
+                        list(curve), line, color=imae_figures.shade(k, 10), marker="o", ms=2, lw=1
+                    )
                     highest = max(highest, *line)
                 axis.set(title=method, xlabel=self.axis, xticks=list(curve))
             for axis in axes:
@@ -387,7 +331,7 @@ class _Categories(Sweep):
                 counts = torch.tensor(
                     results.first(self.label(method, value)).values["classes"]
                 ).double()
-                share = counts[_order(counts)] / counts.sum(0)
+                share = counts[imae_figures.order(counts)] / counts.sum(0)
                 axis.imshow(share.T.numpy(), cmap="gray_r", vmin=0, vmax=1)
                 axis.set(title=method, xlabel="category", xticks=[], yticks=range(share.shape[1]))
                 axis.tick_params(labelsize=6)
@@ -406,8 +350,8 @@ class _Categories(Sweep):
             for row, method in zip(axes, METHODS, strict=True):
                 for axis, value in zip(row, shown, strict=True):
                     run = results.first(self.label(method, value))
-                    images = _category_images(run, self.turned)
-                    figures.show(axis, images, _STEPS)
+                    images = imae_figures.category_images(run, self.turned)
+                    figures.show(axis, images, imae_figures.STEPS)
                 row[0].text(-0.02, 0.5, method, transform=row[0].transAxes, ha="right", va="center")
             for axis, value in zip(axes[0], shown, strict=True):
                 axis.set_title(f"{self.axis} = {value:g}")
@@ -443,7 +387,7 @@ class _Categories(Sweep):
         half = {weight: _times(0.5, values) for weight, values in of_y["imae"].items()}
         _claim(
             page,
-            f"because it sacrifices I(x; y): at every {self.axis} less than half of that of imae",
+            f"hybrid-beta-vae sacrifices I(x; y): at every {self.axis} less than half of that of imae",
             source,
             self._gaps(half, of_y["hybrid-beta-vae"]),
         )
@@ -492,8 +436,8 @@ class _Categories(Sweep):
         )
         _claim(
             page,
-            f"and the least informative z: at {last:g} its sum of I(x; z_k) is below that of each of "
-            "the others",
+            f"with a large {self.axis} hybrid-beta-vae has the least informative z: at {last:g} its sum of "
+            "I(x; z_k) is below that of each of the others",
             source,
             {
                 method: difference(of_z[method][last], of_z["hybrid-beta-vae"][last])
@@ -537,14 +481,15 @@ class FashionMNIST(_Categories):
     def _against_infovae(self, page: Page, accuracy: dict[str, Curve]) -> None:
         _claim(
             page,
-            "hybrid-infovae struggles where classes are less distinctive and imae is much better: at "
-            "every β its accuracy is above",
+            "where classes are less distinctive hybrid-infovae struggles: at every β the accuracy of imae is "
+            "above its own",
             "sec. 4.2.1, figure 3",
             self._gaps(accuracy["imae"], accuracy["hybrid-infovae"]),
         )
         _claim(
             page,
-            "the same by more than 0.1 in the mean over the range",
+            "where classes are less distinctive imae is much better than hybrid-infovae: accuracy more "
+            "than 0.1 higher in the mean over the range",
             "sec. 4.2.1, figure 3",
             {"mean": difference(_mean(accuracy["imae"]), _mean(accuracy["hybrid-infovae"]))},
             0.1,
@@ -613,10 +558,10 @@ class MNIST(_Categories):
     def _figure2(self, page: Page, results: Results, scale: str) -> None:
         own = [run for value in self.swept[scale] for run in results.of(self.label("imae", value))]
         shown = results.first(self.label("imae", _middle(self.swept[scale])))
-        _proposition(page, shown, self.axis)
-        _informative(page, shown)
+        imae_figures.proposition(page, shown, self.axis)
+        imae_figures.informative(page, shown)
         ranked = sorted(own, key=lambda run: run.values["categories"]["information"])
-        _members(page, ranked[-1], ranked[0])
+        imae_figures.members(page, ranked[-1], ranked[0])
 
         over = [
             of_z["information"][k] - of_z["upper"][k]
@@ -733,7 +678,7 @@ class DSprites(Sweep):
         with page.figure(
             "disentanglement",
             "Figure 5: disentanglement of z on dSprites, decoding quality and information. Above: over "
-            f"the weight. {_bands()} Below: the score against the decoding quality, means over seeds, "
+            f"the weight. {imae_figures.bands()} Below: the score against the decoding quality, means over seeds, "
             "and all runs against their total correlation.",
             2,
             3,
@@ -748,23 +693,23 @@ class DSprites(Sweep):
                 ),
                 strict=True,
             ):
-                _panel(axis, curves, title, self.axis)
-            _panel(axes[1, 0], correlation, "total correlation, nats", self.axis)
-            _trade_off(axes[1, 1], _negative(error), score)
-            _scatter(axes[1, 2], correlation, score)
-            _legend(axes[0, 0])
+                imae_figures.panel(axis, curves, title, self.axis)
+            imae_figures.panel(axes[1, 0], correlation, "total correlation, nats", self.axis)
+            imae_figures.trade_off(axes[1, 1], _negative(error), score)
+            imae_figures.scatter(axes[1, 2], correlation, score)
+            imae_figures.legend(axes[0, 0])
         with page.figure(
             "disentanglement-both",
             "Figure 7: the same with a score of y and z, in which y is one latent more and the shape "
-            f"one factor more. {_bands()}",
+            f"one factor more. {imae_figures.bands()}",
             1,
             3,
             (7.0, 2.4),
         ) as axes:
-            _panel(axes[0], both, "disentanglement score", self.axis)
-            _trade_off(axes[1], _negative(error), both)
-            _scatter(axes[2], correlation, both)
-            _legend(axes[0])
+            imae_figures.panel(axes[0], both, "disentanglement score", self.axis)
+            imae_figures.trade_off(axes[1], _negative(error), both)
+            imae_figures.scatter(axes[2], correlation, both)
+            imae_figures.legend(axes[0])
         self.others(
             page,
             results,
@@ -780,8 +725,8 @@ class DSprites(Sweep):
             page,
             "the disentanglement score falls with the total correlation, over all runs",
             "figure 5 (b)",
-            _all(correlation.values()),
-            _all(score.values()),
+            imae_figures.pooled(correlation.values()),
+            imae_figures.pooled(score.values()),
             -1,
         )
 
@@ -822,7 +767,8 @@ class DSprites(Sweep):
         )
         _claim(
             page,
-            f"but its disentanglement is poor there: its score at {last:g} is below that of imae",
+            f"with a large weight joint-vae is poorly disentangled: its score at {last:g} is below that of "
+            "imae",
             source,
             {"score": difference(score["imae"][last], score["joint-vae"][last])},
         )
@@ -845,11 +791,15 @@ def _region_claim(
     page: Page, source: str, score: dict[str, Curve], error: dict[str, Curve]
 ) -> None:
     """The trade-off where the decoding quality is fairly good, which the paper leaves undefined."""
-    limit = statistics.median(_all(error.values()))
+    limit = statistics.median(imae_figures.pooled(error.values()))
     inside = {
         method: [
             s
-            for s, e in zip(_all([score[method]]), _all([error[method]]), strict=True)
+            for s, e in zip(
+                imae_figures.pooled([score[method]]),
+                imae_figures.pooled([error[method]]),
+                strict=True,
+            )
             if e <= limit
         ]
         for method in METHODS
@@ -884,176 +834,6 @@ def _agreement_claim(
     )
 
 
-def _proposition(page: Page, run: Trained, axis_name: str) -> None:
-    """Figure 2 (a)."""
-    of_z = run.values["coordinates"]
-    order = sorted(range(len(of_z["kl"])), key=lambda k: -of_z["information"][k])
-    at = range(1, len(order) + 1)
-    with page.figure(
-        "proposition",
-        f"Figure 2 (a): the latents of imae, {axis_name} = {run.config['beta']:g}, first seed, sorted by "
-        "what they know of the image: the information with the bounds of Proposition 1 and the KL "
-        "divergence of the ELBO, and the variances they come from. The lower bound supposes a Gaussian "
-        "q($z_k$).",
-        1,
-        2,
-        (7.0, 2.6),
-    ) as (left, right):
-        for key, name, style in (
-            ("information", "I(x; $z_k$)", {"marker": "o", "ms": 4, "color": "C0"}),
-            ("upper", "upper bound, eq. 4", {"ls": "--", "color": "C1", "lw": 1}),
-            ("lower", "lower bound, eq. 5", {"ls": ":", "color": "C1", "lw": 1.2}),
-            ("kl", "E KL(q($z_k$|x) ‖ p($z_k$))", {"ls": "-.", "color": "C2", "lw": 1}),
-        ):
-            left.plot(at, [of_z[key][k] for k in order], label=name, **style)
-        spread = [of_z["mean_spread"][k] for k in order]
-        within = [of_z["mean_variance"][k] for k in order]
-        right.plot(at, spread, "s", ms=4, color="C0", label="Var $\\mu_k$(x)")
-        right.plot(at, within, "*", ms=6, color="C3", label="E $\\sigma_k^2$(x)")
-        total = [a + b for a, b in zip(spread, within, strict=True)]
-        right.plot(at, total, "+", ms=6, color="0.3", label="Var $z_k$")
-        for axis, name in ((left, "nats"), (right, "variance")):
-            axis.set(xlabel="latents, sorted", ylabel=name, xticks=at)
-            axis.legend(frameon=False, fontsize=7)
-
-
-@torch.no_grad()
-def _informative(page: Page, run: Trained) -> None:
-    """Figure 2 (b) to (d)."""
-    model, test = run.model, run.data.test
-    assert isinstance(model, JointAutoencoder)
-    known = run.values["coordinates"]["information"]
-    order = sorted(range(len(known)), key=lambda k: -known[k])
-    codes = encoding.codes(model, test.images)
-    starts = []
-    for category in _matched(model, test):
-        members = (codes[:, model.latent_dim + category] == 1).nonzero()[:1, 0]
-        starts.append(codes[members[0]] if len(members) else _pure(model, int(category)))
-    with page.figure(
-        "traversals",
-        f"Figure 2 (b) to (d): the most informative latent of imae, one in the middle and the least "
-        f"informative one, beta = {run.config['beta']:g}, first seed, from -2 to 2 to the right. Each "
-        "row is a category with the other latents of its first test image. The paper shows latents of "
-        "1.7, 0.9 and 0 nats.",
-        1,
-        3,
-        (7.0, 2.6),
-    ) as axes:
-        for axis, k in zip(axes, (order[0], order[len(order) // 2], order[-1]), strict=True):
-            images = torch.cat([model.decode(_moved(start, k)) for start in starts])
-            figures.show(axis, images.cpu(), _STEPS)
-            axis.set_title(f"I(x; $z_{{{k + 1}}}$) = {max(known[k], 0.0):.1f}")
-
-
-@torch.no_grad()
-def _members(page: Page, best: Trained, worst: Trained) -> None:
-    """Figure 2 (e) and (f)."""
-    with page.figure(
-        "members",
-        "Figure 2 (e) and (f): test images of every category, one category a row, in the runs of imae "
-        "with the most and the least informative y. The paper shows 2.1 and 1.7 nats.",
-        1,
-        2,
-        (7.0, 3.6),
-    ) as axes:
-        for axis, run in zip(axes, (best, worst), strict=True):
-            model, test = run.model, run.data.test
-            assert isinstance(model, JointAutoencoder)
-            y = encoding.codes(model, test.images)[:, model.latent_dim :].argmax(1).cpu()
-            rows = []
-            for category in _matched(model, test):
-                images = pixels(test.images[(y == category).nonzero()[:_STEPS, 0]])
-                rows.append(_filled(images, test.images.shape[1:]))
-            figures.show(axis, torch.cat(rows), _STEPS)
-            told = run.values["categories"]
-            axis.set_title(
-                f"I(x; y) = {told['information']:.1f}, accuracy {100 * told['accuracy']:.0f} %, "
-                f"beta = {run.config['beta']:g}"
-            )
-
-
-def _filled(images: Tensor, shape: Sequence[int]) -> Tensor:
-    """A row of images, empty ones after the last."""
-    return torch.cat([images, images.new_zeros(_STEPS - len(images), *shape)])
-
-
-def _moved(start: Tensor, k: int) -> Tensor:
-    """A code (d + K,) with its coordinate k from -2 to 2: (10, d + K)."""
-    codes = start.repeat(_STEPS, 1)
-    codes[:, k] = torch.linspace(-_REACH, _REACH, _STEPS)
-    return codes
-
-
-@torch.no_grad()
-def movement(model: JointAutoencoder, images: Images) -> list[float]:
-    """How much every latent changes images: mean of ||g(z with z_k = 2) - g(z with z_k = -2)||^2.
-
-    z and y are the codes of the images (N, C, H, W).
-    """
-    codes = encoding.codes(model, images)
-    found = []
-    for k in range(model.latent_dim):
-        ends = []
-        for value in (-_REACH, _REACH):
-            moved = codes.clone()
-            moved[:, k] = value
-            ends.append(model.decode(moved))
-        found.append(float((ends[1] - ends[0]).square().flatten(1).sum(1).mean()))
-    return found
-
-
-def slant(images: Tensor) -> Tensor:
-    """By how many columns images (N, C, H, W) move right a row further down: (N,).
-
-    The slope of the regression of columns on rows, both from the middle of the picture, with the
-    intensities as weights.
-    """
-    x = images.mean(1)
-    height, width = x.shape[1:]
-    rows = torch.arange(height, dtype=x.dtype, device=x.device) - (height - 1) / 2
-    columns = torch.arange(width, dtype=x.dtype, device=x.device) - (width - 1) / 2
-    mixed = torch.einsum("nhw,h,w->n", x, rows, columns)
-    return mixed / torch.einsum("nhw,h->n", x, rows.square()).clamp_min(1e-6)
-
-
-@torch.no_grad()
-def _category_images(run: Trained, turned: int | None) -> Tensor:
-    """Every category at its mean z, in the order of the classes; that of `turned` along its angle."""
-    model, test = run.model, run.data.test
-    assert isinstance(model, JointAutoencoder)
-    codes = encoding.codes(model, test.images)
-    z, y = codes.split((model.latent_dim, model.categories), 1)
-    means = (y.T @ z) / y.sum(0).clamp_min(1)[:, None]
-    order = _matched(model, test).to(means.device)
-    starts = torch.cat([means, torch.eye(model.categories).to(means)], 1)[order]
-    rows = [model.decode(starts)]
-    if turned is not None:
-        ways = [model.decode(_moved(starts[turned], k)) for k in range(model.latent_dim)]
-        change = [float(slant(way).max() - slant(way).min()) for way in ways]
-        rows.append(ways[change.index(max(change))])
-    return torch.cat(rows).cpu()
-
-
-def _pure(model: JointAutoencoder, category: int) -> Tensor:
-    """The code of a category with z = 0."""
-    code = next(model.parameters()).new_zeros(model.code_dim)
-    code[model.latent_dim + category] = 1
-    return code
-
-
-def _matched(model: JointAutoencoder, split: Split) -> Tensor:
-    """The categories (K,) in the order of the classes they are matched to."""
-    return _order(labels.digits_per_category(model, split))
-
-
-def _order(counts: Tensor) -> Tensor:
-    """Rows of counts (K, K) in the order of the columns that the Hungarian algorithm gives them."""
-    from scipy.optimize import linear_sum_assignment
-
-    rows, columns = linear_sum_assignment(counts.numpy(), maximize=True)
-    return torch.from_numpy(rows[columns.argsort()])
-
-
 def _middle(values: Sequence[float]) -> float:
     return values[len(values) // 2]
 
@@ -1061,12 +841,3 @@ def _middle(values: Sequence[float]) -> float:
 def _three(values: Sequence[float]) -> list[float]:
     """The first, the middle and the last."""
     return list(dict.fromkeys((values[0], _middle(values), values[-1])))
-
-
-def _shade(k: int, n: int) -> Any:
-    """From dark to light, so that the first of many lines stands out."""
-    return str(0.85 * k / (n - 1))
-
-
-def _legend(axis: Any) -> None:
-    axis.legend(frameon=False, fontsize=7)
