@@ -31,7 +31,7 @@ NAMES = {
     "ae": "unregularised",
 }
 # Factors on the standard deviations of q(z|x) among which the proposal of importance sampling is chosen.
-WIDTHS = tuple(2 ** (k / 2) for k in range(7))
+WIDTHS = tuple(2 ** (k / 2) for k in range(9))
 _AT_ONCE = 500
 
 
@@ -93,10 +93,14 @@ class Table1(Target):
             {NAMES[name]: (nll, None, None, None) for name, nll in self.published.items()},
             digits=2,
         )
-        for name in self.published:
-            for warning in dict.fromkeys(run.values["warning"] for run in results.of(name)):
-                if warning:
-                    page.text(f"{NAMES[name]}: {warning}.")
+        warnings = [
+            f"- {NAMES[name]}, seed {run.seed}: {run.values['warning']}"
+            for name in self.published
+            for run in results.of(name)
+            if run.values["warning"]
+        ]
+        if warnings:
+            page.text("Of log p(x), so that -log p(x) is too high:\n\n" + "\n".join(warnings))
         with page.figure(
             "likelihood",
             "Negative log likelihood: left every seed of our runs and their mean, right as published.",
