@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import figures, files, presets, runs
+from ..networks import NETWORKS
 from ..systems import hyperparameters
 from .statistics import mean_and_spread
 from .target import Results, Target, Trained, Values
@@ -214,6 +215,9 @@ def _changes(config: runs.Config) -> list[tuple[str, str, str]]:
         return []
     defaults = runs.DEFAULTS | hyperparameters(config["model"])
     preset = defaults | runs.preset(config["preset"])
+    made_for = NETWORKS[preset["network"]].likelihood
+    if made_for is not None:
+        preset["likelihood"] = made_for
     return [
         (key, "all" if key == "images" else _short(preset.get(key)), _short(value))
         for key, value in config.items()
