@@ -106,7 +106,7 @@ def _codes(page: Page, results: Results) -> None:
     for title, name in panels:
         run = results.first(name or {"p(z) normal": "vimae-n", "p(z) logistic": "vimae-l"}[title])
         if name is not None:
-            drawn[f"{title}\nMMD² {run.values['mmd']:.4f}"] = encoding.draws(
+            drawn[f"{title}\n1000 MMD² = {1000 * run.values['mmd']:.2f}"] = encoding.draws(
                 run.model, test.images[:5000]
             )
         else:
