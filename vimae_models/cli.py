@@ -541,7 +541,7 @@ def _reproduce(options: Namespace) -> int:
             print(f"{name:{width}} {known.title} ({known.source})")
         return 0
     if options.target == "summary":
-        page = report.summary(Path(options.output or "docs/results"))
+        page = report.summary(Path(options.output or "docs/results"), targets.names())
         console.print(f"summary: {page}", soft_wrap=True)
         return 0
     target = targets.target(options.target)

@@ -247,9 +247,13 @@ def test_command_line(tmp_path, capsys, monkeypatch):
 
 
 def test_summary_has_every_claim(finished):
-    page = report.summary(finished.parent)
+    found = json.loads((finished / "results.json").read_text())
+    (claim,) = found["claims"]
+    page = report.summary(finished.parent, [found["target"], "another"])
     text = page.read_text()
-    (claim,) = json.loads((finished / "results.json").read_text())["claims"]
+    counts = [str(int(claim["verdict"] == verdict)) for verdict in report._VERDICTS.values()]
+    assert f"]({finished.name}/report.md) | {found['scale']} | 2 | {' | '.join(counts)} |" in text
+    assert "Without a report here: another." in text
     assert page.name == "README.md"
     assert "[Tiny & quick](finished/report.md)" in text
     assert f"| {claim['claim']} | **{claim['verdict']}** | {claim['evidence']} |" in text

@@ -271,27 +271,43 @@ def _csv(trained: list[Trained]) -> str:
     return table.getvalue()
 
 
-def summary(folder: Path) -> Path:
+def summary(folder: Path, targets: Sequence[str]) -> Path:
     """README.md of a folder of reports: every claim and its verdict, linked to its report.
+
+    Args:
+        folder: with a folder for every target that was reproduced.
+        targets: all targets, in the order in which they are shown; the page names those without a
+            report.
 
     Raises:
         RunError: no report is there.
     """
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{RESULTS}"))]
-    if not found:
+    reports = [(path.parent, json.loads(path.read_text())) for path in folder.glob(f"*/{RESULTS}")]
+    if not reports:
         raise runs.RunError(f"{folder} has no folders of reports (*/{RESULTS})")
+    order = {name: i for i, name in enumerate(targets)}
+    reports.sort(key=lambda report: order.get(report[1]["target"], len(order)))
+    overview, details = [], []
+    for where, result in reports:
+        link = f"{where.name}/{REPORT}"
+        verdicts = [claim["verdict"] for claim in result["claims"]]
+        seeds = len({run["seed"] for run in result["runs"].values()})
+        counts = [str(verdicts.count(verdict)) for verdict in _VERDICTS.values()]
+        overview.append([f"[{result['target']}]({link})", result["scale"], str(seeds), *counts])
+        details.append(f"## [{result['title']}]({link})")
+        details.append(f"{result['source']}. Scale: {result['scale']}.")
+        cells = [[c["claim"], f"**{c['verdict']}**", c["evidence"]] for c in result["claims"]]
+        if cells:
+            details.append(_table(("claim", "in our runs", "evidence"), cells))
     parts = [
         "# What of the papers' claims holds in our runs",
         "Every page was made by one `vimae reproduce` and says what was scaled down. A claim "
         '"holds" or "does not hold" with the evidence that is given; "undecided" is neither.',
+        _table(("target", "scale", "seeds", *_VERDICTS.values()), overview),
     ]
-    for path, result in zip(sorted(folder.glob(f"*/{RESULTS}")), found, strict=True):
-        report = f"{path.parent.name}/{REPORT}"
-        parts.append(f"## [{result['title']}]({report})")
-        parts.append(f"{result['source']}. Scale: {result['scale']}.")
-        cells = [[c["claim"], f"**{c['verdict']}**", c["evidence"]] for c in result["claims"]]
-        if cells:
-            parts.append(_table(("claim", "in our runs", "evidence"), cells))
+    missing = [name for name in targets if name not in {result["target"] for _, result in reports}]
+    if missing:
+        parts.append(f"Without a report here: {', '.join(missing)}.")
     path = folder / "README.md"
-    files.write(path, ("\n\n".join(parts) + "\n").encode())
+    files.write(path, ("\n\n".join([*parts, *details]) + "\n").encode())
     return path
