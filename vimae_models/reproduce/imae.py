@@ -52,6 +52,7 @@ class Sweep(Target):
     changes: ClassVar[dict[str, dict[str, Any]]]
     rise: ClassVar[dict[str, int | None]]
     axis: ClassVar[str] = "β"
+    varied = ("beta", "gamma")
 
     def configs(self, scale: str) -> dict[str, runs.Config]:
         found = {}

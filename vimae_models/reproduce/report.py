@@ -191,7 +191,8 @@ def _face(target: Target, scale: str, trained: list[Trained]) -> list[str]:
     changed: dict[tuple[str, str, str], list[str]] = {}
     for run in {run.label: run for run in trained}.values():
         for key, there, here in _changes(run.config):
-            changed.setdefault((key, there, here), []).append(run.label)
+            if key not in target.varied:
+                changed.setdefault((key, there, here), []).append(run.label)
     everything = {run.label for run in trained}
     rows = [
         [key, there, here, "all" if set(labels) == everything else ", ".join(labels)]

@@ -109,12 +109,14 @@ class Target:
         title: one line.
         source: paper, section, table or figure.
         seeds: number of runs of each configuration, by scale.
+        varied: settings that the paper varies too, so that they are no change of a preset.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
     seeds: ClassVar[dict[str, int]]
+    varied: ClassVar[tuple[str, ...]] = ()
 
     def configs(self, scale: str) -> dict[str, runs.Config]:
         """The configurations to train at a scale, without seeds, by label; see `config`."""
