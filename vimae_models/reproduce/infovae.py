@@ -31,7 +31,7 @@ NAMES = {
     "ae": "unregularised",
 }
 # Factors on the standard deviations of q(z|x) among which the proposal of importance sampling is chosen.
-WIDTHS = tuple(2 ** (k / 2) for k in range(9))
+WIDTHS = tuple(2 ** (k / 2) for k in range(11))
 _AT_ONCE = 500
 
 
