@@ -175,7 +175,8 @@ def test_the_bar_has_the_time_left_and_counts_what_was_done_before(finished, tmp
     engine.reproduce(Tiny(), "smoke", tmp_path, seeds=1, jobs=1, console=console)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told.getvalue())
     bars = re.findall(r"tiny: (.*?) *[━╸╺]+ +(\d+) % (\S+) (\S+)", text)
-    assert bars[0][1] == "45"  # trained, of two
+    # The first of two is trained, and may be measured before the bar is drawn.
+    assert bars[0][1] in ("45", "50")
     assert bars[-1][1] == "100"
     assert bars[-1][3] == "0:00:00"
 
