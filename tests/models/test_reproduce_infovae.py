@@ -31,7 +31,7 @@ def test_target_at_the_smoke_scale(name, tmp_path):
 def test_models_of_every_scale_are_those_of_the_paper(name, scale):
     for label, config in target(name).configs(scale).items():
         assert config["binarize"] and config["model"] == label.partition(",")[0]
-        network = "mlp" if (name, scale) == ("infovae-figure3", "small") else "pixelcnn"
+        network = "imae" if (name, scale) == ("infovae-figure3", "small") else "pixelcnn"
         assert config["network"] == network
         assert config.get("likelihood", "bernoulli") == "bernoulli"
 
