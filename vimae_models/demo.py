@@ -18,19 +18,7 @@ from . import data as datasets
 from . import encoding, evaluation, figures, runs
 from .training import Interrupted
 
-_CONFIG: runs.Config = {
-    "model": "vimae-l",
-    "data": "digits",
-    "width": 1.0,
-    "epochs": 200,
-    "batch_size": 100,
-    "optimizer": "adam",
-    "lr": 1e-3,
-    "lr_decay": 1.0,
-    "precision": "32",
-    "devices": 1,
-    "seed": 0,
-}
+_CONFIG: runs.Config = runs.DEFAULTS | {"epochs": 200}
 
 
 def demo(output: Path | None) -> int:

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 from scipy import stats
 from tiny_target import STRUCK, Tiny
@@ -201,6 +200,9 @@ def test_fewer_seeds_are_reported_alone(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     reproduce(Tiny(), tmp_path, seeds=1)
     text = (tmp_path / engine.REPORT).read_text()
+    assert (
+        "--scale smoke --seeds 1`" in text and "--seeds" not in (finished / "report.md").read_text()
+    )
     assert "one seed" in text and "±" not in text and "**undecided**" in text
     assert "±" in (finished / engine.REPORT).read_text()
     planned = engine.plan(Tiny(), "smoke", tmp_path, 3)
@@ -276,7 +278,8 @@ def test_page(finished):
 
 def test_html_is_one_file(tmp_path):
     page = Page(tmp_path)
-    page.images("grid", "a <caption>", torch.rand(4, 1, 8, 8), 2)
+    with page.figure("grid", "a <caption>", 1, 1, (2, 1)) as axis:
+        axis.imshow([[0, 1]])
     with page.figure("curve", "another", 1, 1, (2, 1)) as axis:
         axis.plot([0, 1])
     page.table("KL(q(z|x))", ("what|which", "nats"), [("p(z|x)", "1.5")])

@@ -315,10 +315,7 @@ def train_and_measure(
         train(run, tell)
     tell(_TRAINING)
     torch.manual_seed(run.config["seed"])
-    found = {
-        "values": target.measure(run),
-        "training": json.loads((run.folder / TRAINING).read_text()),
-    }
+    found = {"values": target.measure(run)}
     tell(1.0)
     files.write(run.folder / MEASURES, (json.dumps(found, indent=1) + "\n").encode())
 

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from .. import figures, files, presets, runs
 from ..networks import NETWORKS
 from ..systems import hyperparameters
@@ -43,9 +41,6 @@ class Page:
         self.claims: list[dict[str, Any]] = []
         self.tables: list[dict[str, Any]] = []
         self.parts: list[str] = []
-
-    def heading(self, text: str) -> None:
-        self.parts.append(f"### {text}")
 
     def text(self, markdown: str) -> None:
         self.parts.append(markdown)
@@ -98,14 +93,6 @@ class Page:
         path = self.folder / "figures" / f"{name}.png"
         with figures.figure(path, rows, columns, size) as axes:
             yield axes
-        self._show(name, caption)
-
-    def images(self, name: str, caption: str, images: Tensor, columns: int) -> None:
-        """Images (N, C, H, W) as a grid."""
-        figures.save_grid(self.folder / "figures" / f"{name}.png", images, columns)
-        self._show(name, caption)
-
-    def _show(self, name: str, caption: str) -> None:
         self.parts.append(f"![{caption}](figures/{name}.png)\n\n*{caption}*")
 
     def write(
@@ -124,7 +111,9 @@ class Page:
             parts += ["## Claims", _table(header, cells), _CONFIDENCE]
         parts += ["## Results", *self.parts, "## Runs", _runs(results.trained)]
         told = ", ".join(f"{key} {value}" for key, value in machine.items())
-        parts.append(f"Made by `vimae reproduce {target.name} --scale {scale}`: {told}.")
+        seeds = len({run.seed for run in results.trained})
+        option = "" if seeds == target.seeds[scale] else f" --seeds {seeds}"
+        parts.append(f"Made by `vimae reproduce {target.name} --scale {scale}{option}`: {told}.")
         text = "\n\n".join(parts) + "\n"
         files.write(self.folder / REPORT, text.encode())
         files.write(self.folder / "report.html", self._html(target.title, text).encode())
