@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 from scipy import stats
 from tiny_target import STRUCK, Tiny
@@ -120,6 +121,20 @@ def test_killed_between_the_last_checkpoint_and_the_note_of_its_time(finished, t
         (tmp_path / "runs" / STRUCK / name).unlink()
     reproduce(Tiny(), tmp_path)
     assert_same_findings(tmp_path, finished)
+
+
+def test_a_second_command_in_the_folder_is_refused(finished, monkeypatch):
+    before = contents(finished)
+    monkeypatch.setattr(engine, "_run_all", None)
+    with (
+        FileLock(finished / engine.LOCK),
+        pytest.raises(
+            runs.RunError, match=f"another command is at work in {re.escape(str(finished))}"
+        ),
+    ):
+        reproduce(Tiny(), finished)
+    assert contents(finished) == before
+    reproduce(Tiny(), finished)
 
 
 def _start_and_leave(pid):

@@ -10,13 +10,15 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -28,6 +30,7 @@ from .report import REPORT, Page
 from .target import MEASURES, Results, Target, Trained
 
 TRAINING = "training.json"
+LOCK = ".lock"
 _PRELOAD = [
     "vimae_models.reproduce.targets",
     "lightning.pytorch",
@@ -65,7 +68,8 @@ def reproduce(
         console: where progress goes; None is standard error.
 
     Raises:
-        RunError: a folder that has other settings; runs that failed, with their names.
+        RunError: a folder that has other settings, or that another command is at work in; runs that
+            failed, with their names.
         DataError: the data are missing or damaged.
         Interrupted: Ctrl-C; the checkpoints are there.
         KeyboardInterrupt: a second Ctrl-C, or one before or after the runs.
@@ -88,17 +92,32 @@ def reproduce(
             )
         _check(run, complete[run.label])
     folder.mkdir(parents=True, exist_ok=True)
-    target.prepare(folder, planned[0].data)
-    todo = [run for run in planned if not (run.folder / MEASURES).is_file()]
-    if todo:
-        _run_all(target, todo, jobs, threads, console)
-    finished = [_with_values(run) for run in planned]
-    console.print("writing the report")
-    page = Page(folder)
-    results = Results(finished)
-    target.report(page, results, scale)
-    page.write(target, scale, results, _machine(finished))
+    with _alone(folder):
+        target.prepare(folder, planned[0].data)
+        todo = [run for run in planned if not (run.folder / MEASURES).is_file()]
+        if todo:
+            _run_all(target, todo, jobs, threads, console)
+        finished = [_with_values(run) for run in planned]
+        console.print("writing the report")
+        page = Page(folder)
+        results = Results(finished)
+        target.report(page, results, scale)
+        page.write(target, scale, results, _machine(finished))
     return folder / REPORT
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse a folder that another process is in; the system lets go of those of a process that is killed."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise runs.RunError(f"another command is at work in {folder}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def plan(
