@@ -24,8 +24,8 @@ def interleave(
     """Median milliseconds of a call of each provider.
 
     Providers take turns, so that all see the same machine; a turn is one call, or 10 ms of calls for short ones,
-    so that none is timed with the caches its predecessor left. Each gets an equal share of `seconds`, and at
-    least three turns. Compilation and the first calls are not counted.
+    after one that is not timed, so that none pays for the caches and the memory its predecessor left. Each gets
+    an equal share of `seconds`, and at least three turns. Compilation and the first calls are not counted.
     """
     calls, turns = {}, {}
     for name, run in providers.items():
@@ -33,13 +33,14 @@ def interleave(
         run()
         once = _timed(run, 1)
         calls[name] = max(1, int(BURST / once))
-        turns[name] = max(3, int(seconds / len(providers) / (once * calls[name])))
+        turns[name] = max(3, int(seconds / len(providers) / (once * (calls[name] + 1))))
     times: dict[str, list[float]] = {name: [] for name in providers}
     rounds = max(turns.values())
     for i in range(rounds):
         for name, run in providers.items():
             # Slow providers take part in evenly spread rounds.
             if i == 0 or i * turns[name] // rounds > (i - 1) * turns[name] // rounds:
+                run()
                 times[name].append(_timed(run, calls[name]))
     return {name: 1e3 * statistics.median(t) for name, t in times.items()}
 

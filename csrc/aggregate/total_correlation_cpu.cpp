@@ -20,6 +20,7 @@ namespace vimae::VIMAE_SIMD {
 namespace {
 
 constexpr int kRows = 8;                    // of a strip: their sums stay in registers
+constexpr int kAtOnce = 4;                  // rows whose exponentials are taken together
 constexpr int kMostStrips = 8;              // of a block ...
 constexpr std::int64_t kWeights = 1 << 17;  // ... and pairs, but for blocks of one strip
 constexpr int kSpan = 64;                   // vectors of columns between two sums over lanes
@@ -369,6 +370,8 @@ struct Total {
         const Vec<T> m = load(mk + v * V), s = load(sk + v * V), h = load(hk + v * V);
         T* to = term + v * Tile;
         if (exceptional(row, v * V)) {
+          // Unrolled as the other is, for the sums to stay in registers.
+#pragma GCC unroll 8
           for (int r = 0; r < kRows; ++r) {
             const Vec<T> t = (splat(zs[r]) - m) * s, l = h - t * t;
             const Vec<T> x = exp2_of<T>(Far ? l - top[r] : l) * load(ratio + r * V);
@@ -378,11 +381,19 @@ struct Total {
           continue;
         }
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          const Vec<T> t = (splat(zs[r]) - m) * s, l = h - t * t;
-          const Vec<T> x = exp2_of<T>(Far ? l - top[r] : l);
-          store(to + r * V, x);
-          sum[r] += x;
+        for (int r0 = 0; r0 < kRows; r0 += kAtOnce) {
+          Vec<T> x[kAtOnce];
+#pragma GCC unroll 8
+          for (int r = 0; r < kAtOnce; ++r) {
+            const Vec<T> t = (splat(zs[r0 + r]) - m) * s, l = h - t * t;
+            x[r] = Far ? l - top[r0 + r] : l;
+          }
+          exp2_each<T, kAtOnce>(x);
+#pragma GCC unroll 8
+          for (int r = 0; r < kAtOnce; ++r) {
+            store(to + (r0 + r) * V, x[r]);
+            sum[r0 + r] += x[r];
+          }
         }
       }
       add_sums(sum, total);
