@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import vimae_kernels as vk
-from benchmarks import bench_mmd, bench_training, claims, gpu, gpu_static
+from benchmarks import bench_mmd, bench_training, gpu, gpu_static
 
 native = pytest.mark.skipif(
     vk._backend.unavailable("native", "cpu") is not None, reason="the native core is not built"
@@ -97,32 +97,3 @@ def test_training_benchmark_times_the_loops_and_finds_the_operations(request):
         assert called == expected
         assert set(times) == ({"ours", "eager", "without"} if expected else set())
     assert vk.mmd.__name__ == "mmd"
-
-
-def test_claims_at_a_tiny_scale(tmp_path, request, capsys):
-    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
-    tiny = ["--data", "digits", "--images", "100", "--epochs", "1", "--jobs", "1"]
-    arguments = [*tiny, "--output", str(tmp_path / "runs")]
-    assert claims.main([*arguments, "--write", str(tmp_path / "claims.md")]) == 0
-    text = (tmp_path / "claims.md").read_text()
-    assert text.count("\n### ") == len(claims.CLAIMS) and text in capsys.readouterr().out
-    # After one step nothing is learnt.
-    assert text.count("**Does not hold.**") == len(claims.CLAIMS)
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
-    assert claims.main([*arguments, "--write", str(tmp_path / "again.md")]) == 0
-    assert (tmp_path / "again.md").read_text() == text
-    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
-
-
-def test_claims_are_judged_by_the_numbers():
-    vmi, imae, vimae, _, pixelcnn = (claim.holds for claim in claims.CLAIMS)
-    assert vmi({"kl_c": 1.6}, {"kl_c": 0.7}) and not vmi({"kl_c": 1.6}, {"kl_c": 0.9})
-    assert not vmi({"kl_c": 1.4}, {"kl_c": 0.0})
-    assert imae({"accuracy": 0.8}, {"accuracy": 0.5}) and not imae(
-        {"accuracy": 0.6}, {"accuracy": 0.5}
-    )
-    assert vimae({"mmd": 0.01}, {"mmd": 0.04}) and not vimae({"mmd": 0.01}, {"mmd": 0.02})
-    assert not vimae({"mmd": -0.001}, {"mmd": -0.001})
-    assert pixelcnn({"information": 2.1}, {"information": 0.9})
-    assert not pixelcnn({"information": 1.9}, {"information": 0.9})
-    assert not pixelcnn({"information": 2.1}, {"information": 1.1})
