@@ -9,7 +9,7 @@ from rich.console import Console
 import vimae_models
 from vimae_models import data, encoding, runs
 from vimae_models.metrics import labels
-from vimae_models.reproduce import engine, imae, imae_figures, targets
+from vimae_models.reproduce import engine, imae, imae_categories, imae_figures, targets
 from vimae_models.reproduce.report import Page
 from vimae_models.reproduce.statistics import confidence_interval
 from vimae_models.reproduce.target import SCALES, Results, Trained
@@ -152,7 +152,7 @@ def test_rank_claims(tmp_path):
     page = Page(tmp_path)
     x = list(range(12))
     for y, sign in ((x, 1), (x[::-1], 1), (x[::-1], -1), ([1, 0] * 6, 1), ([1] * 12, 1)):
-        imae._rank_claim(page, "", "", x, y, sign)
+        imae.rank_claim(page, "", "", x, y, sign)
     verdict = [claim["verdict"] for claim in page.claims]
     assert verdict == ["holds", "does not hold", "holds", "undecided", "undecided"]
 
@@ -161,7 +161,7 @@ def test_agreement_of_latents(tmp_path):
     page = Page(tmp_path)
     same, other = ([1, 2, 3, 4], [1, 4, 9, 16]), ([1, 2, 3, 4], [4, 3, 2, 1])
     for pairs in ([same] * 3, [other] * 3, [same, other, same]):
-        imae._agreement_claim(page, "", "", pairs)
+        imae_categories._agreement_claim(page, "", "", pairs)
     verdict = [claim["verdict"] for claim in page.claims]
     assert verdict == ["holds", "does not hold", "undecided"]
 

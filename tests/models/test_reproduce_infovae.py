@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from vimae_models import build
-from vimae_models.reproduce import engine, infovae
+from vimae_models.reproduce import engine, infovae, infovae_figure1, infovae_figure3
 from vimae_models.reproduce.report import Page
 from vimae_models.reproduce.target import Results, Trained
 from vimae_models.reproduce.targets import target
@@ -103,9 +103,9 @@ def figure1(vae, ae, chain_of_ae):
 
 def test_claims_of_figure1(tmp_path):
     borne_out, contradicted = Page(tmp_path), Page(tmp_path)
-    infovae._claims_of_figure1(borne_out, figure1(0.2, 5.0, 11.0), None)
+    infovae_figure1._claims_of_figure1(borne_out, figure1(0.2, 5.0, 11.0), None)
     assert set(verdicts(borne_out).values()) == {"holds"}
-    infovae._claims_of_figure1(contradicted, figure1(1.5, 1.8, 40.0), None)
+    infovae_figure1._claims_of_figure1(contradicted, figure1(1.5, 1.8, 40.0), None)
     failed = [name for name, verdict in verdicts(contradicted).items() if verdict != "holds"]
     assert len(failed) == 4
     for words in ("the ELBO leaves", "ae keeps", "make no sense", "the chain of ae"):
@@ -144,7 +144,7 @@ def test_claims_of_figure3(tmp_path):
 
     def claims(**better):
         page = Page(tmp_path)
-        infovae._claims_of_figure3(page, figure3(dimensions, **better), dimensions, 10)
+        infovae_figure3._claims_of_figure3(page, figure3(dimensions, **better), dimensions, 10)
         return verdicts(page)
 
     as_told = claims()
@@ -181,10 +181,10 @@ def test_samples_are_drawn_and_are_those_of_a_chain():
     """A decoder that copies the code's sign to every pixel, an encoder that answers with its opposite."""
     model = with_posterior(lambda x: 1 - 2 * x, -40.0)
     model.decoder.forward = lambda z: (1e4 * z)[:, :, None, None].expand(-1, 1, 2, 2)
-    ancestral = infovae._drawn(model, 30)
+    ancestral = infovae.draw_images(model, 30)
     assert set(ancestral.unique().tolist()) == {0, 255}
-    assert torch.equal(infovae._drawn(model, 30, steps=2), ancestral)
-    assert torch.equal(infovae._drawn(model, 30, steps=1), 255 - ancestral)
+    assert torch.equal(infovae.draw_images(model, 30, steps=2), ancestral)
+    assert torch.equal(infovae.draw_images(model, 30, steps=1), 255 - ancestral)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_likelihood_is_that_of_the_best_proposal(log_var, widen):
     """Where x does not depend on z the posterior is the prior, and so is the proposal that is exact."""
     model = with_posterior(torch.zeros_like, log_var, d=20)
     model.decoder.forward = lambda z: z.new_zeros(len(z), 1, 2, 2)
-    found = infovae._likelihood(model, torch.bernoulli(torch.full((40, 1, 2, 2), 0.5)), 200)
+    found = infovae.log_likelihood(model, torch.bernoulli(torch.full((40, 1, 2, 2), 0.5)), 200)
     assert found["widen"] == widen
     assert found["nll"] == pytest.approx(4 * math.log(2), rel=1e-5)
     assert found["effective_samples"] == pytest.approx(200, rel=1e-3)

@@ -13,7 +13,9 @@ from vimae_models import build, data, runs, vmi
 from vimae_models.reproduce import engine, targets
 from vimae_models.reproduce.report import Page
 from vimae_models.reproduce.target import Results, Trained
-from vimae_models.reproduce.vmi import Gaussian, Joint, agreement, impact
+from vimae_models.reproduce.vmi import agreement, impact
+from vimae_models.reproduce.vmi_gaussian import Gaussian
+from vimae_models.reproduce.vmi_joint import Joint
 
 NAMES = ["vmi-joint", "vmi-gaussian"]
 

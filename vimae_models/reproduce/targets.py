@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from . import imae, infovae, vimae, vmi
+from . import (
+    imae_categories,
+    imae_dsprites,
+    infovae_figure1,
+    infovae_figure3,
+    infovae_table1,
+    vimae,
+    vimae_figure1,
+    vmi_gaussian,
+    vmi_joint,
+)
 from .target import Target
 
 _TARGETS: tuple[type[Target], ...] = (
-    infovae.Table1,
-    infovae.Figure3,
-    infovae.Figure1,
-    vimae.Figure1,
+    infovae_table1.Table1,
+    infovae_figure3.Figure3,
+    infovae_figure1.Figure1,
+    vimae_figure1.Figure1,
     vimae.MNIST,
     vimae.CIFAR10,
     vimae.Omniglot,
-    vmi.Gaussian,
-    vmi.Joint,
-    imae.MNIST,
-    imae.FashionMNIST,
-    imae.DSprites,
+    vmi_gaussian.Gaussian,
+    vmi_joint.Joint,
+    imae_categories.MNIST,
+    imae_categories.FashionMNIST,
+    imae_dsprites.DSprites,
 )
 
 
