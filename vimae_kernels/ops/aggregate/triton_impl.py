@@ -12,7 +12,8 @@ fixed order at the end.
 
 Everything is in bits: the log density of a pair is c_j + h_j (z_i - mean_j)^2 with h = -log2(e) / (2 var).
 All arrays are coordinate by coordinate. Padded to whole tiles, they can be swept without masks: a posterior
-that is padding has no density, and a row that is has no gradient.
+that is padding has no density, and a row that is has no gradient. They are allocated here and so begin at multiples
+of 16 bytes, which `tl.multiple_of` says: a thread loads four neighbours at once.
 """
 
 from __future__ import annotations
@@ -607,7 +608,7 @@ def log_density_grad(
     joint_parts = torch.nn.functional.pad(_high_and_low(bits, z.dtype), padding)
     joint_parts[:, 0, n:] = math.inf
     all_coordinates = data.z, data.posteriors, data.joint_offsets, joint_parts
-    joint_scales = torch.nn.functional.pad(g_joint.reshape(P, n), padding)
+    joint_scales = torch.nn.functional.pad(g_joint.reshape(P, n), padding).contiguous()
 
     one = configuration(_marginal_rows_kernel, z.dtype, data.stratified)
     many = configuration(_joint_rows_kernel, z.dtype, data.stratified, d)
