@@ -142,6 +142,16 @@ def test_any_strides():
     check((z[:, ::2], mean[..., ::2, :], log_var[..., 1::2, :]))
 
 
+def test_gradients_that_come_with_any_strides():
+    """Whole tiles of rows need no padding, and so no copy that would make them contiguous."""
+    inputs = posteriors(16, 3, 1, F32, (2,))
+    _, _, along, gradient = truth(inputs, "uniform", 0)
+    along = [v.mT.contiguous().mT for v in along]
+    got = evaluate(inputs, along, "uniform", 0)[2]
+    for a, b in zip(got, gradient, strict=True):
+        assert (a.double() - b).norm() <= 80 * EPS[F32] * b.norm()
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("which", range(3))
 def test_nan_and_inf_give_nan_where_they_matter(which, bad):

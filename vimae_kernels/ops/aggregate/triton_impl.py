@@ -12,7 +12,8 @@ fixed order at the end.
 
 Everything is in bits: the log density of a pair is c_j + h_j (z_i - mean_j)^2 with h = -log2(e) / (2 var).
 All arrays are coordinate by coordinate. Padded to whole tiles, they can be swept without masks: a posterior
-that is padding has no density, and a row that is has no gradient.
+that is padding has no density, and a row that is has no gradient. They are allocated here and so begin at multiples
+of 16 bytes, which `tl.multiple_of` says: a thread loads four neighbours at once.
 """
 
 from __future__ import annotations
@@ -51,6 +52,27 @@ def _program(own, swept, splits, OWN: tl.constexpr, SWEPT: tl.constexpr):
 @triton.jit
 def _padded(n):
     return tl.cdiv(n, BLOCK) * BLOCK
+
+
+@triton.jit
+def _padded_rows(own, N):
+    """`own`, with those past the end of the padding at its end: threads load whole fours at once."""
+    fours = tl.minimum(own // 4 * 4, N - 4)
+    return tl.max_contiguous(tl.multiple_of(fours + own % 4, 4), 4)
+
+
+@triton.jit
+def _dot(a, b, total):
+    """total + the sum over rows of a b, one multiply-add after the other: half those of tl.sum, a tree, come apart."""
+    ROWS: tl.constexpr = a.shape[0]
+    OWN: tl.constexpr = a.shape[1]
+    if ROWS == 1:
+        return tl.fma(tl.reshape(a, (OWN,)), tl.reshape(b, (OWN,)), total)
+    else:
+        HALVES: tl.constexpr = (2, ROWS // 2, OWN)
+        a0, a1 = tl.split(tl.permute(tl.reshape(a, HALVES), (1, 2, 0)))
+        b0, b1 = tl.split(tl.permute(tl.reshape(b, HALVES), (1, 2, 0)))
+        return _dot(a1, b1, _dot(a0, b0, total))
 
 
 @triton.jit
@@ -238,10 +260,10 @@ def _joint_kernel(
     problem, part, row, start, stop = _program(n, B, splits, OWN, SWEPT)
     N, C = _padded(n), _padded(B)
     rows = row + tl.arange(0, OWN)
-    own = tl.minimum(rows, n - 1)[None, :]
-    z += problem * d * N
-    posteriors += problem * d * C * 2
-    offsets += problem * 2 * C
+    own = _padded_rows(rows, N)[None, :]
+    z = tl.multiple_of(z + problem * d * N, 16)
+    posteriors = tl.multiple_of(posteriors + problem * d * C * 2, 16)
+    offsets = tl.multiple_of(offsets + problem * 2 * C, 16)
     peak = tl.full((OWN,), -3e38, z.dtype.element_ty)
     total = tl.zeros((OWN,), z.dtype.element_ty)
     swept = tl.arange(0, SWEPT)[:, None]
@@ -264,24 +286,24 @@ def _joint_kernel(
 
 @triton.jit(do_not_specialize=["n", "B", "d", "dataset_size", "splits"])
 def _joint_rows_kernel(
-    z, posteriors, offsets, joint, scales, dz, n, B, d, dataset_size, splits,
+    z, posteriors, offsets, joint, dz, n, B, d, dataset_size, splits,
     STRATIFIED: tl.constexpr, DEEP: tl.constexpr, OWN: tl.constexpr, SWEPT: tl.constexpr,
 ):  # fmt: skip
-    """Adds to dz (splits, problems, d, n): scale_i sum_j 2^(l_ij - joint_i) h_jk (z_ik - mean_jk). joint (problems, 2,
-    n) comes as high and low part."""
+    """Adds to dz (splits, problems, d, n): sum_j 2^(l_ij - joint_i) h_jk (z_ik - mean_jk). joint (problems, 2, n)
+    comes as high and low part."""
     DOUBLE: tl.constexpr = z.dtype.element_ty == tl.float64
     problem, part, row, start, stop = _program(n, B, splits, OWN, SWEPT)
     N, C = _padded(n), _padded(B)
     rows = row + tl.arange(0, OWN)
-    own = tl.minimum(rows, n - 1)
-    joint_high = tl.load(joint + problem * 2 * N + own)[None, :]
-    joint_low = tl.load(joint + problem * 2 * N + N + own)[None, :]
-    scale = tl.load(scales + problem * N + own)
+    own = _padded_rows(rows, N)
+    joint = tl.multiple_of(joint + problem * 2 * N, 16)
+    joint_high = tl.load(joint + own)[None, :]
+    joint_low = tl.load(joint + N + own)[None, :]
     own = own[None, :]
-    z += problem * d * N
-    dz += part * d * N
-    posteriors += problem * d * C * 2
-    offsets += problem * 2 * C
+    z = tl.multiple_of(z + problem * d * N, 16)
+    dz = tl.multiple_of(dz + part * d * N, 16)
+    posteriors = tl.multiple_of(posteriors + problem * d * C * 2, 16)
+    offsets = tl.multiple_of(offsets + problem * 2 * C, 16)
     swept = tl.arange(0, SWEPT)[:, None]
     for column in range(start, stop, SWEPT):
         posteriors_k = posteriors + column * 2
@@ -297,8 +319,8 @@ def _joint_rows_kernel(
             mean, h = _posterior(posteriors_k, swept, DOUBLE)
             slope = (tl.load(z_k + own) - mean) * h
             # Kept in memory: d is too large for registers.
-            before = tl.load(dz_k + rows, mask=rows < n, other=0.0)
-            tl.store(dz_k + rows, tl.fma(tl.sum(p * slope, 0), scale, before), mask=rows < n)
+            before = tl.load(dz_k + rows, mask=rows < N, other=0.0)
+            tl.store(dz_k + rows, _dot(p, slope, before), mask=rows < N)
             z_k += N
             posteriors_k += 2 * C
             dz_k += N
@@ -317,13 +339,13 @@ def _joint_columns_kernel(
     problem, part, column, start, stop = _program(B, n, splits, OWN, SWEPT)
     N, C = _padded(n), _padded(B)
     columns = column + tl.arange(0, OWN)
-    own = tl.minimum(columns, B - 1)[None, :]
-    z += problem * d * N
-    joint += problem * 2 * N
-    scales += problem * N
-    posteriors += problem * d * C * 2
-    offsets += problem * 2 * C
-    moments += part * d * 2 * C
+    own = _padded_rows(columns, C)[None, :]
+    z = tl.multiple_of(z + problem * d * N, 16)
+    joint = tl.multiple_of(joint + problem * 2 * N, 16)
+    scales = tl.multiple_of(scales + problem * N, 16)
+    posteriors = tl.multiple_of(posteriors + problem * d * C * 2, 16)
+    offsets = tl.multiple_of(offsets + problem * 2 * C, 16)
+    moments = tl.multiple_of(moments + part * d * 2 * C, 16)
     total = tl.zeros((OWN,), z.dtype.element_ty)
     swept = tl.arange(0, SWEPT)[:, None]
     for row in range(start, stop, SWEPT):
@@ -340,12 +362,10 @@ def _joint_columns_kernel(
             mean, h = _posterior(posteriors_k, own, DOUBLE)
             difference = tl.load(z_k + swept) - mean
             moved = p * difference
-            first = tl.load(moments_k + columns, mask=columns < B, other=0.0)
-            second = tl.load(moments_k + C + columns, mask=columns < B, other=0.0)
-            first += tl.sum(moved, 0)
-            second += tl.sum(moved * difference, 0)
-            tl.store(moments_k + columns, first, mask=columns < B)
-            tl.store(moments_k + C + columns, second, mask=columns < B)
+            first = tl.load(moments_k + columns, mask=columns < C, other=0.0)
+            second = tl.load(moments_k + C + columns, mask=columns < C, other=0.0)
+            tl.store(moments_k + columns, first + tl.sum(moved, 0), mask=columns < C)
+            tl.store(moments_k + C + columns, _dot(moved, difference, second), mask=columns < C)
             z_k += N
             posteriors_k += 2 * C
             moments_k += 2 * C
@@ -395,9 +415,12 @@ def configuration(kernel: Any, dtype: torch.dtype, stratified: bool, d: int = 1)
         # What rounding took has registers of its own.
         warps *= 1 + constants["DEEP"]
     # Triton's own default for contracting a * b + c changes between its versions.
-    return Launch(
-        kernel, constants, {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
-    )
+    options = {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+    float32 = dtype == torch.float32
+    if kernel is _joint_columns_kernel and float32 and torch.version.hip is None:
+        # Left alone, ptxas spills a few registers where that lets one more program fit.
+        options["maxnreg"] = 168 if constants["DEEP"] else 200
+    return Launch(kernel, constants, options)
 
 
 def shipped() -> Iterator[Shipped]:
@@ -438,14 +461,12 @@ def _loops(kernel: Any, dtype: torch.dtype) -> tuple[Loop, ...]:
         return (Loop("pairs", "MUFU", 1, 6),)
     if kernel is _marginal_columns_kernel:
         return (Loop("pairs", "MUFU", 1, 10),)
-    # The tiles that leave registers for what rounding took have fewer pairs for their loads.
-    densities = Loop("densities", "FFMA", 1, 3, limit=1.35, without="STG")
+    densities = Loop("densities", "FFMA", 1, 3, without="STG")
     loops = Loop("weights", "MUFU", 1, None), densities
     if kernel is _joint_kernel:
         return loops
-    # Sums over a tile are trees, whose multiply-adds are half products and half sums.
     by_hand = 3 if kernel is _joint_rows_kernel else 4
-    return *loops, Loop("gradient", "FMUL", 1.5, by_hand, limit=1.6)
+    return *loops, Loop("gradient", "FMUL", 1, by_hand)
 
 
 class _Problem(NamedTuple):
@@ -586,20 +607,17 @@ def log_density_grad(
     padding = 0, N - n
     joint_parts = torch.nn.functional.pad(_high_and_low(bits, z.dtype), padding)
     joint_parts[:, 0, n:] = math.inf
-    all_coordinates = (
-        data.z,
-        data.posteriors,
-        data.joint_offsets,
-        joint_parts,
-        torch.nn.functional.pad(g_joint.reshape(P, n), padding),
-    )
+    all_coordinates = data.z, data.posteriors, data.joint_offsets, joint_parts
+    joint_scales = torch.nn.functional.pad(g_joint.reshape(P, n), padding).contiguous()
 
     one = configuration(_marginal_rows_kernel, z.dtype, data.stratified)
     many = configuration(_joint_rows_kernel, z.dtype, data.stratified, d)
     one_splits, many_splits = _splits(one, P * d, n, B, 8), _splits(many, P, n, B, 8)
-    dz = z.new_zeros(one_splits + many_splits, P, d, N)
-    _launch(one, data, P * d, n, one_splits, *marginal, dz)
-    _launch(many, data, P, n, many_splits, *all_coordinates, dz[one_splits:])
+    marginal_dz = z.new_empty(one_splits, P, d, N)
+    joint_dz = z.new_zeros(many_splits, P, d, N)
+    _launch(one, data, P * d, n, one_splits, *marginal, marginal_dz)
+    _launch(many, data, P, n, many_splits, *all_coordinates, joint_dz)
+    dz = marginal_dz.sum(0) + joint_dz.sum(0) * joint_scales[:, None]
 
     one = configuration(_marginal_columns_kernel, z.dtype, data.stratified)
     many = configuration(_joint_columns_kernel, z.dtype, data.stratified, d)
@@ -608,7 +626,9 @@ def log_density_grad(
     _launch(one, data, P * d, B, one_splits, *marginal, moments)
     joint_weight = z.new_empty(many_splits, P, 1, C)
     joint_moments = z.new_zeros(many_splits, P, d, 2, C)
-    _launch(many, data, P, B, many_splits, *all_coordinates, joint_weight, joint_moments)
+    _launch(
+        many, data, P, B, many_splits, *all_coordinates, joint_scales, joint_weight, joint_moments
+    )
 
     h = data.posteriors[..., 1]
     weight, first, second = moments.sum(0).unbind(-2)
@@ -616,7 +636,7 @@ def log_density_grad(
     dmean = (first + joint_first) * h * (-2 * LN_2)
     dlog_var = (second + joint_second) * h * -LN_2 - 0.5 * (weight + joint_weight.sum(0))
     return (
-        _unpacked(dz.sum(0) * (2 * LN_2), z),
+        _unpacked(dz * (2 * LN_2), z),
         _unpacked(dmean, mean),
         _unpacked(dlog_var, log_var),
     )
