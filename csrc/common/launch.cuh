@@ -39,6 +39,10 @@ constexpr int kBlocksOfGpu = 32;
 constexpr int kBlocksOfGpu = 1024;
 #endif
 
+// What exp_scaled counts in.
+template <class T>
+constexpr T kExpUnit = sizeof(T) == 4 ? T(1.4426950408889634) : T(1);
+
 // Scalars, as the arithmetic of a pair wants them.
 struct DeviceOps {
   // 1 ulp in one instruction, where IEEE division takes eight.
@@ -55,8 +59,6 @@ struct DeviceOps {
 
   // exp(x / kExpUnit) for x <= 0: 2 ulp in float, which has one instruction for powers of two, and
   // 0 where the result would be subnormal.
-  template <class T>
-  static constexpr T kExpUnit = sizeof(T) == 4 ? T(1.4426950408889634) : T(1);
   static __device__ __forceinline__ float exp_scaled(float x) {
 #ifdef VIMAE_HOST_SHIM
     return exp2f(x);

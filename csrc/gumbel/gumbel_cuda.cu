@@ -126,7 +126,7 @@ enum class Wanted { soft, hard, gradient };
 
 // G threads per row. The sample, or the gradient of the soft one.
 template <class T, int G, Wanted W>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 3)
     gumbel_kernel(const T* logits, const std::int64_t* seed, const T* gradient, std::int64_t batch,
                   std::int64_t K, std::int64_t share, T scale, T slope, T* out) {
   const std::int64_t own = std::int64_t(blockIdx.x) * (kThreads / G) + threadIdx.x / G;
@@ -254,8 +254,7 @@ void run(const GumbelCuda<T>& a) {
                                    : gumbel_kernel<T, G, Wanted::soft>;
     launch(kernel, dim3(unsigned((a.batch + rows - 1) / rows)), kThreads,
            static_cast<cudaStream_t>(a.stream), a.logits, a.seed, a.gradient, a.batch, a.K,
-           a.batch / a.seeds, normal<T>(2 / a.tau * DeviceOps::kExpUnit<T>), normal<T>(1 / a.tau),
-           a.out);
+           a.batch / a.seeds, normal<T>(2 / a.tau * kExpUnit<T>), normal<T>(1 / a.tau), a.out);
   });
 }
 

@@ -42,7 +42,7 @@ struct Args {
 };
 
 template <class T, Family F>
-__global__ void __launch_bounds__(kThreads) tiles(Args<T> a, Scales<T> scales) {
+__global__ void __launch_bounds__(kThreads, 4) tiles(Args<T> a, Scales<T> scales) {
   constexpr int kStride = kPadded<T, kTile>;
   __shared__ __align__(16) T xs[kStep * kStride], ys[kStep * kStride];
   __shared__ __align__(16) T k[kTile][kTile];
@@ -64,10 +64,8 @@ __global__ void __launch_bounds__(kThreads) tiles(Args<T> a, Scales<T> scales) {
 
     const Stage<kTile> rows_of(a.N - p * kTile, a.d), others_of(a.N - q * kTile, a.d);
     T s[kSide][kSide] = {};
-    for (int k0 = 0; k0 < a.d; k0 += kStep) {
-      const T *rows = x + std::int64_t(p) * kTile * a.d + k0,
-              *others = x + std::int64_t(q) * kTile * a.d + k0;
-      const int left = a.d - k0;
+    const T *rows = x + std::int64_t(p) * kTile * a.d, *others = x + std::int64_t(q) * kTile * a.d;
+    for (int left = a.d; left > 0; left -= kStep, rows += kStep, others += kStep) {
       const bool more = left > kChunk;
       __syncthreads();  // fault: barrier
       rows_of.load(rows, left, xs);
@@ -127,16 +125,16 @@ __global__ void __launch_bounds__(kThreads) tiles(Args<T> a, Scales<T> scales) {
     total += double(tile_total);
     __syncthreads();  // fault: barrier
 
-    const std::uint32_t* rows = labels + std::int64_t(p) * a.columns;
-    const std::uint32_t* others = labels + std::int64_t(q) * a.columns;
+    const std::uint32_t* labels_i = labels + std::int64_t(p) * a.columns;
+    const std::uint32_t* labels_j = labels + std::int64_t(q) * a.columns;
     for (int c0 = threadIdx.x; c0 < a.columns; c0 += kThreads * kOwn<T>) {
       T u[kOwn<T>][kTile], form[kOwn<T>] = {};
       std::uint32_t own[kOwn<T>];
 #pragma unroll
       for (int h = 0; h < kOwn<T>; ++h) {
         const int c = min(c0 + h * kThreads, a.columns - 1);
-        const std::uint32_t word = others[c];
-        own[h] = rows[c];
+        const std::uint32_t word = labels_j[c];
+        own[h] = labels_i[c];
 #pragma unroll
         for (int j = 0; j < kTile; ++j) u[h][j] = word >> j & 1 ? a.first : a.second;
       }
