@@ -8,9 +8,7 @@ from vimae_kernels._triton import Loop
 def loops(kernel: str) -> tuple[Loop, ...]:
     """Of a kernel by its name without namespaces; a pair and coordinate is a subtraction, a multiply-add and another
     for the gradient, a kernel a reciprocal or exponential and two more."""
-    if found := re.match(
-        r"register_kernel<(\d+), \d, \(Family\)\d, (true|false), true>", kernel
-    ):
+    if found := re.match(r"register_kernel<(\d+), \d, \(Family\)\d, (true|false), true>", kernel):
         d, gradient = int(found[1]), found[2] == "true"
         return (Loop("pairs", "MUFU", 1, (3 if gradient else 2) * d + 3),)
     if found := re.match(r"tiled_kernel<(float|double), \(Family\)(\d), \(Order\)(\d)>", kernel):
