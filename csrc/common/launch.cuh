@@ -39,6 +39,10 @@ constexpr int kBlocksOfGpu = 32;
 constexpr int kBlocksOfGpu = 1024;
 #endif
 
+// What exp_scaled counts in.
+template <class T>
+constexpr T kExpUnit = sizeof(T) == 4 ? T(1.4426950408889634) : T(1);
+
 // Scalars, as the arithmetic of a pair wants them.
 struct DeviceOps {
   // 1 ulp in one instruction, where IEEE division takes eight.
@@ -53,21 +57,28 @@ struct DeviceOps {
   }
   static __device__ __forceinline__ double reciprocal(double x) { return 1.0 / x; }
 
-  // exp(x) for x <= 0: 2 ulp in float, 0 where the result would be subnormal.
-  static __device__ __forceinline__ float exp_nonpositive(float x) {
+  // exp(x / kExpUnit) for x <= 0: 2 ulp in float, which has one instruction for powers of two, and
+  // 0 where the result would be subnormal.
+  static __device__ __forceinline__ float exp_scaled(float x) {
 #ifdef VIMAE_HOST_SHIM
-    return exp2f(x * 1.4426950408889634f);
+    return exp2f(x);
 #else
     float r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x * 1.4426950408889634f));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
     return r;
 #endif
   }
-  static __device__ __forceinline__ double exp_nonpositive(double x) { return exp(x); }
+  static __device__ __forceinline__ double exp_scaled(double x) { return exp(x); }
 
   template <class T>
+  static __device__ __forceinline__ T exp_nonpositive(T x) {
+    return exp_scaled(x * kExpUnit<T>);
+  }
+
+  // The rate is the same for all pairs: its product with the unit leaves their loop.
+  template <class T>
   static __device__ __forceinline__ T exp_of_product(T s, T rate) {
-    return exp_nonpositive(s * rate);
+    return exp_scaled(s * (rate * kExpUnit<T>));
   }
 };
 

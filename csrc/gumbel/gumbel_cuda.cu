@@ -18,22 +18,41 @@ constexpr int kThreads = 256;
 
 struct PhiloxOps {
   static __device__ __forceinline__ std::uint64_t multiply(std::uint64_t a, std::uint32_t m) {
+#ifdef VIMAE_HOST_SHIM
     return std::uint64_t(std::uint32_t(a)) * m;
+#else
+    // One instruction, where the compiler adds zero to the upper half.
+    std::uint64_t product;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(std::uint32_t(a)), "r"(m));
+    return product;
+#endif
   }
 };
 
 struct GumbelOps : DeviceOps {
-  static __device__ __forceinline__ float split(float x, float& k) {
-    const int bits = __float_as_int(x), exponent = (bits - 0x3f3504f3) & ~0x7fffff;
+  // split(x, k), where `bits` are not those of k, and where they are all 0, f does not count.
+  static __device__ __forceinline__ float split(float x, float& k, int bits = -1) {
+    const int all = __float_as_int(x), exponent = (all - 0x3f3504f3) & ~0x7fffff & bits;
     k = float(exponent);
-    return __int_as_float(bits - exponent);
+    return __int_as_float(all - exponent);
   }
-  static __device__ __forceinline__ double split(double x, double& k) {
-    const long long bits = __double_as_longlong(x) - 0x3fe6a09e667f3bcdLL;
-    k = double(int(bits >> 52));
-    return __longlong_as_double((bits & 0xfffffffffffffLL) + 0x3fe6a09e667f3bcdLL);
+  static __device__ __forceinline__ double split(double x, double& k, int bits = -1) {
+    const long long all = __double_as_longlong(x) - 0x3fe6a09e667f3bcdLL;
+    k = double(int(all >> 52) & bits);
+    return __longlong_as_double((all & 0xfffffffffffffLL) + 0x3fe6a09e667f3bcdLL);
   }
 };
+
+// exponential() of gumbel_math.h with one conversion: of u and 1 - u the smaller is made.
+template <class T>
+__device__ __forceinline__ T exponential(std::uint32_t word) {
+  const bool large = word > 1257966796u;  // u > 1 - sqrt(1/2)
+  const int all = large ? -1 : 0;
+  const T v = fma(T(word ^ std::uint32_t(all)), T(0x1p-32), T(0x1p-33));
+  T k;
+  const T f = GumbelOps::split(v, k, all);
+  return add_log2<T>(-k, -log1p_near<GumbelOps, T>(large ? f - T(1) : -v));
+}
 
 // What a thread, and in the end the group, knows of a row. Sums are of exp((z - maximum) / tau),
 // alone and times the gradient; a number that is not finite among the z makes them NaN.
@@ -52,10 +71,11 @@ struct Largest {
 template <class T>
 constexpr T kLeast = -std::numeric_limits<T>::max();
 
-// In halves: the difference of two finite numbers may be infinite. `scale` is 2 / tau.
+// exp(-|p - q| / tau), in halves: the difference of two finite numbers may be infinite. `scale` is
+// 2 / tau in units of exp_scaled.
 template <class T>
-__device__ T weight(T z, T maximum, T scale) {
-  return DeviceOps::exp_nonpositive((z * T(0.5) - maximum * T(0.5)) * scale);
+__device__ T weight(T p, T q, T scale) {
+  return DeviceOps::exp_scaled(-fabs((p * T(0.5) - q * T(0.5)) * scale));
 }
 
 template <class T>
@@ -102,66 +122,87 @@ __device__ S over_group(S s, T scale) {
   return s;
 }
 
-// G threads per row. The sample, or with a gradient that of the soft sample.
-template <class T, int G>
-__global__ void __launch_bounds__(kThreads)
+enum class Wanted { soft, hard, gradient };
+
+// G threads per row. The sample, or the gradient of the soft one.
+template <class T, int G, Wanted W>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 3)
     gumbel_kernel(const T* logits, const std::int64_t* seed, const T* gradient, std::int64_t batch,
-                  std::int64_t K, std::int64_t share, T scale, T slope, bool hard, T* out) {
+                  std::int64_t K, std::int64_t share, T scale, T slope, T* out) {
   const std::int64_t own = std::int64_t(blockIdx.x) * (kThreads / G) + threadIdx.x / G;
   // Threads without a row take part in the merging, and write nothing.
   const std::int64_t row = own < batch ? own : 0, columns = own < batch ? K : 0;
   const std::int64_t s = row / share, first = (row - s * share) * K;
-  const std::uint64_t key = std::uint64_t(seed[s]), block = std::uint64_t(first / 4);
+  const std::uint64_t key = std::uint64_t(seed[s]);
   const int early = int(first % 4), lane = int(threadIdx.x) % G;
-  logits += row * K, out += row * K;
-  if (gradient) gradient += row * K;
+  // Of the thread's first block, which begins up to three elements before the row.
+  const std::int64_t start = 4 * lane - early, at = row * K + start;
+  const T *from = logits + at, *slopes = gradient + at;
+  T* to = out + at;
 
-  // f(k, z) for the thread's elements.
+  // The thread's blocks, and which elements of the last one are in the row.
+  const std::int64_t left = columns - start;
+  const int blocks = left > 0 ? int((left + 4 * G - 1) / (4 * G)) : 0;
+  const std::uint32_t last =
+      15u >> (4 - min(left - (blocks - std::int64_t(1)) * 4 * G, std::int64_t(4)));
+
+  // f(i, inside, noise) for the elements of the thread's blocks, to which from, slopes and to + i
+  // then point. Those that are not in the row are made as well, without a branch.
   const auto each = [&](auto f) {
-    for (std::int64_t j = lane; 4 * j - early < columns; j += G) {
-      const std::uint64_t counter = block + std::uint64_t(j);
+    std::uint64_t counter = std::uint64_t(first / 4) + std::uint64_t(lane);
+    std::uint32_t inside = lane == 0 ? 15u << early : 15u;  // fault: 15u
+    for (int block = blocks; block > 0; --block) {
       std::uint64_t word[4];
       philox<PhiloxOps>(counter, counter >> 32, key, word);
+      if (block == 1) inside &= last;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const std::int64_t k = 4 * j - early + i;  // fault: 4 * j + i
-        if (k < 0 || k >= columns) continue;
-        const std::uint32_t w = std::uint32_t(word[i]);
-        f(k, logits[k] - log_positive<GumbelOps, T>(exponential<GumbelOps, T>(T(w), T(~w))));
-      }
+      for (int i = 0; i < 4; ++i)
+        f(i, inside >> i & 1, log_positive<GumbelOps, T>(exponential<T>(std::uint32_t(word[i]))));
+      counter += G, inside = 15, from += 4 * G, slopes += 4 * G, to += 4 * G;
     }
   };
-  const T nan = T(NAN);
-  if (hard && !gradient) {
-    Largest<T> best{kLeast<T>, K, 0};
-    each([&](std::int64_t k, T z) {
-      best.undefined |= z != z;
-      if (z > best.value || (z == best.value && best.index == K)) best.value = z, best.index = k;
+  if constexpr (W == Wanted::hard) {
+    T most = -T(INFINITY);
+    bool undefined = false;
+    // Counted among the thread's elements: a row of 2^40 would not fit in memory.
+    std::uint32_t number = 0, found = ~0u;
+    each([&](int i, bool inside, T noise) {
+      const T z = (inside ? from[i] : -T(INFINITY)) - noise;
+      undefined |= z != z;
+      found = z > most ? number : found;
+      most = z > most ? z : most;
+      ++number;
     });
+    Largest<T> best{most, found == ~0u ? K : start + std::int64_t(found / 4) * 4 * G + found % 4,
+                    undefined};
     best = over_group<G>(best, scale);
     const bool defined = !best.undefined && best.index < K && best.value - best.value == 0;
-    for (std::int64_t k = lane; k < columns; k += G) out[k] = defined ? T(k == best.index) : nan;
-    return;
+    out += row * K;
+    for (std::int64_t k = lane; k < columns; k += G) out[k] = defined ? T(k == best.index) : T(NAN);
+  } else {
+    Sums<T> sums{kLeast<T>, 0, 0};
+    each([&](int i, bool inside, T noise) {
+      const T z = (inside ? from[i] : -T(INFINITY)) - noise;
+      if (inside) to[i] = z;
+      // Without a branch: threads of a warp would take both.
+      const bool higher = z > sums.maximum;
+      const T w = weight(z, sums.maximum, scale);
+      sums.maximum = higher ? z : sums.maximum;
+      sums.total = higher ? sums.total * w + 1 : sums.total + w;
+      if constexpr (W == Wanted::gradient) {
+        const T g = inside ? slopes[i] : T(0);
+        sums.dot = higher ? sums.dot * w + g : sums.dot + w * g;
+      }
+    });
+    sums = over_group<G>(sums, scale);
+    const T inverse = 1 / sums.total;
+    out += row * K, gradient += row * K;
+    for (std::int64_t j = start; j < columns; j += 4 * G)
+      for (std::int64_t k = max(j, std::int64_t(0)); k < min(j + 4, columns); ++k) {
+        const T y = weight(out[k], sums.maximum, scale) * inverse;
+        out[k] = W == Wanted::gradient ? y * (gradient[k] - sums.dot * inverse) * slope : y;
+      }
   }
-  Sums<T> sums{kLeast<T>, 0, 0};
-  each([&](std::int64_t k, T z) {
-    out[k] = z;
-    const T g = gradient ? gradient[k] : T(0);
-    // Without a branch: threads of a warp would take both.
-    const bool higher = z > sums.maximum;
-    const T w = weight(higher ? sums.maximum : z, higher ? z : sums.maximum, scale);
-    sums = {higher ? z : sums.maximum, higher ? sums.total * w + 1 : sums.total + w,
-            higher ? sums.dot * w + g : sums.dot + w * g};
-  });
-  sums = over_group<G>(sums, scale);
-  const T inverse = 1 / sums.total;
-  for (std::int64_t j = lane; 4 * j - early < columns; j += G)
-    for (int i = 0; i < 4; ++i) {
-      const std::int64_t k = 4 * j - early + i;
-      if (k < 0 || k >= columns) continue;
-      const T y = weight(out[k], sums.maximum, scale) * inverse;
-      out[k] = gradient ? y * (gradient[k] - sums.dot * inverse) * slope : y;
-    }
 }
 
 template <class T>
@@ -208,9 +249,12 @@ template <class T>
 void run(const GumbelCuda<T>& a) {
   by_row((a.K + 6) / 4, [&](auto g) {
     constexpr int G = g.value, rows = kThreads / G;
-    launch(gumbel_kernel<T, G>, dim3(unsigned((a.batch + rows - 1) / rows)), kThreads,
+    const auto kernel = a.gradient ? gumbel_kernel<T, G, Wanted::gradient>
+                        : a.hard   ? gumbel_kernel<T, G, Wanted::hard>
+                                   : gumbel_kernel<T, G, Wanted::soft>;
+    launch(kernel, dim3(unsigned((a.batch + rows - 1) / rows)), kThreads,
            static_cast<cudaStream_t>(a.stream), a.logits, a.seed, a.gradient, a.batch, a.K,
-           a.batch / a.seeds, normal<T>(2 / a.tau), normal<T>(1 / a.tau), a.hard, a.out);
+           a.batch / a.seeds, normal<T>(2 / a.tau * kExpUnit<T>), normal<T>(1 / a.tau), a.out);
   });
 }
 

@@ -1,12 +1,17 @@
 """What the inner loops of gumbel_cuda.cu take by hand, for benchmarks/gpu_static.py and tests/test_cuda_static.py."""
 
+import re
+
 from vimae_kernels._triton import Loop
+
+SOFT, HARD, GRADIENT = "012"
 
 
 def loops(kernel: str) -> tuple[Loop, ...]:
-    """Of a kernel by its name without namespaces: the first sweep of the soft sample with its gradient, in float32.
-    An element takes 61, as counted in ops/gumbel/triton_impl.py (the gradient's three among them)."""
-    if not kernel.startswith("gumbel_kernel<float"):
+    """Of a kernel by its name without namespaces: the first sweep over a row, in float32. An element takes what is
+    counted in ops/gumbel/triton_impl.py."""
+    found = re.match(r"gumbel_kernel<float, \d+, \(Wanted\)(\d)>", kernel)
+    if not found:
         return ()
-    # A debt: rows of any length that may begin anywhere, so each element has its mask and its 64-bit addresses.
-    return (Loop("sums", "FFMA", 22, 61, limit=1.6),)
+    ffma, plain = {SOFT: (21, 58), HARD: (19, 54), GRADIENT: (23, 61)}[found[1]]
+    return (Loop("sums", "FFMA", ffma, plain),)

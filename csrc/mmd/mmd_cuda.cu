@@ -126,7 +126,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
       __syncthreads();
       float v[R] = {};
-#pragma unroll(One ? 4 : 1)
+      // A pair that is soon done leaves the loop's own counting in view.
+#pragma unroll(!One ? 1 : D * R == 2 && !Gradient ? 8 : 4)
       for (int j = 0; j < count; ++j) {
         float y[D];
 #pragma unroll

@@ -8,13 +8,9 @@ from vimae_kernels._triton import Loop
 def loops(kernel: str) -> tuple[Loop, ...]:
     """Of a kernel by its name without namespaces; a pair and coordinate is a subtraction, a multiply-add and another
     for the gradient, a kernel a reciprocal or exponential and two more."""
-    if found := re.match(
-        r"register_kernel<(\d+), (\d), \(Family\)(\d), (true|false), true>", kernel
-    ):
-        d, gradient = int(found[1]), found[4] == "true"
-        # With one row per thread a small d leaves the loop's own counting in view.
-        limit = 1.4 if found[2] == "1" and d < 8 else 1.25
-        return (Loop("pairs", "MUFU", 1, (3 if gradient else 2) * d + 3, limit),)
+    if found := re.match(r"register_kernel<(\d+), \d, \(Family\)\d, (true|false), true>", kernel):
+        d, gradient = int(found[1]), found[2] == "true"
+        return (Loop("pairs", "MUFU", 1, (3 if gradient else 2) * d + 3),)
     if found := re.match(r"tiled_kernel<(float|double), \(Family\)(\d), \(Order\)(\d)>", kernel):
         double, rbf, hessian = found[1] == "double", found[2] == "1", found[3] == "2"
         add, fma = ("DADD", "DFMA") if double else ("FADD", "FFMA")

@@ -15,7 +15,10 @@ namespace vimae {
 namespace {
 
 constexpr int kTile = 32, kThreads = kTileThreads;  // a tile's side is the bits of a word
-constexpr int kLanes = kTile / 2, kRowsOf = kTile * kTile / kThreads / 2;
+// A thread has kSide x kSide pairs and every other coordinate of kStep; half a warp further is the
+// thread that has the others.
+constexpr int kSide = 4, kAcross = kTile / kSide, kStep = 2 * kChunk;
+static_assert(2 * kAcross * kAcross == kThreads, "two for each square of pairs");
 
 template <class T>
 constexpr int kOwn = sizeof(T) == 4 ? 2 : 1;  // labellings of a thread at once
@@ -39,9 +42,9 @@ struct Args {
 };
 
 template <class T, Family F>
-__global__ void __launch_bounds__(kThreads) tiles(Args<T> a, Scales<T> scales) {
+__global__ void __launch_bounds__(kThreads, 4) tiles(Args<T> a, Scales<T> scales) {
   constexpr int kStride = kPadded<T, kTile>;
-  __shared__ __align__(16) T xs[kChunk * kStride], ys[kChunk * kStride];
+  __shared__ __align__(16) T xs[kStep * kStride], ys[kStep * kStride];
   __shared__ __align__(16) T k[kTile][kTile];
   const std::int64_t batch = blockIdx.x / a.programs;
   const T* x = a.x + batch * a.N * a.d;
@@ -50,7 +53,8 @@ __global__ void __launch_bounds__(kThreads) tiles(Args<T> a, Scales<T> scales) {
   for (int c = threadIdx.x; c < a.columns; c += kThreads) forms[c] = 0;
   const T centre = a.centre[batch];
   const int panels = (a.N + kTile - 1) / kTile;
-  const int ti = threadIdx.x / kLanes * kRowsOf, tj = threadIdx.x % kLanes;
+  const int half = threadIdx.x / 16 % 2, square = threadIdx.x / 32 * 16 + threadIdx.x % 16;
+  const int ti = square / kAcross * kSide, tj = square % kAcross * kSide;
   double total = 0;
   // Tile (p, q), q >= p, row after row; the next of this block is `programs` further.
   int p = 0, q = blockIdx.x % a.programs;
@@ -59,65 +63,82 @@ __global__ void __launch_bounds__(kThreads) tiles(Args<T> a, Scales<T> scales) {
     if (p == panels) break;
 
     const Stage<kTile> rows_of(a.N - p * kTile, a.d), others_of(a.N - q * kTile, a.d);
-    T s[kRowsOf][2] = {};
-    for (int k0 = 0; k0 < a.d; k0 += kChunk) {
+    T s[kSide][kSide] = {};
+    const T *rows = x + std::int64_t(p) * kTile * a.d, *others = x + std::int64_t(q) * kTile * a.d;
+    for (int left = a.d; left > 0; left -= kStep, rows += kStep, others += kStep) {
+      const bool more = left > kChunk;
       __syncthreads();  // fault: barrier
-      rows_of.load(x + std::int64_t(p) * kTile * a.d + k0, a.d - k0, xs);
-      others_of.load(x + std::int64_t(q) * kTile * a.d + k0, a.d - k0, ys);
+      rows_of.load(rows, left, xs);
+      others_of.load(others, left, ys);
+      if (more) {
+        rows_of.load(rows + kChunk, left - kChunk, xs + kChunk * kStride);
+        others_of.load(others + kChunk, left - kChunk, ys + kChunk * kStride);
+      }
       __syncthreads();
-      T part[kRowsOf][2] = {};
+      T part[kSide][kSide] = {};
+      const auto add_chunk = [&](int first) {
 #pragma unroll
-      for (int e = 0; e < kChunk; ++e) {
-        T x_i[kRowsOf];
-        read(xs + e * kStride + ti, x_i);
+        for (int e = first; e < first + kChunk; e += 2) {
+          T x_i[kSide], x_j[kSide];
+          read(xs + (e + half) * kStride + ti, x_i);
+          read(ys + (e + half) * kStride + tj, x_j);
 #pragma unroll
-        for (int r = 0; r < kRowsOf; ++r) {
+          for (int r = 0; r < kSide; ++r) {
 #pragma unroll
-          for (int b = 0; b < 2; ++b) {
-            const T diff = x_i[r] - ys[e * kStride + tj + b * kLanes];
-            part[r][b] += diff * diff;
+            for (int b = 0; b < kSide; ++b) {
+              const T diff = x_i[r] - x_j[b];
+              part[r][b] += diff * diff;
+            }
           }
         }
-      }
-      // Partial sums per chunk: rounding does not grow with d.
+      };
+      add_chunk(0);
+      if (more) add_chunk(kChunk);
+      // Partial sums per step: rounding does not grow with d.
 #pragma unroll
-      for (int r = 0; r < kRowsOf; ++r) {
+      for (int r = 0; r < kSide; ++r) {
 #pragma unroll
-        for (int b = 0; b < 2; ++b) s[r][b] += part[r][b];
+        for (int b = 0; b < kSide; ++b) s[r][b] += part[r][b];
       }
     }
+    // Of the rows that two threads share each finishes half.
+    constexpr int kRows = kSide / 2;
+    const int row = ti + half * kRows;
     T tile_total = 0;
 #pragma unroll
-    for (int r = 0; r < kRowsOf; ++r) {
+    for (int r = 0; r < kRows; ++r) {
+      T values[kSide];
 #pragma unroll
-      for (int b = 0; b < 2; ++b) {
-        const int i = p * kTile + ti + r, j = q * kTile + tj + b * kLanes;
+      for (int b = 0; b < kSide; ++b) {
+        const T mine = half ? s[r + kRows][b] : s[r][b], given = half ? s[r][b] : s[r + kRows][b];
+        const T square = mine + __shfl_xor_sync(0xffffffffu, given, 16);
+        const int i = p * kTile + row + r, j = q * kTile + tj + b;
         T value = 0, none = 0;
         for (int l = 0; l < scales.count; ++l)
-          add_scale<DeviceOps, F, false, false>(s[r][b], scales.at[l], value, none, none);
+          add_scale<DeviceOps, F, false, false>(square, scales.at[l], value, none, none);
         const bool pair = i < j && j < a.N;  // fault: i <= j
-        value = pair ? value - centre : T(0);
-        tile_total += value;
-        k[ti + r][tj + b * kLanes] = value;
+        values[b] = pair ? value - centre : T(0);
+        tile_total += values[b];
       }
+      write(&k[row + r][tj], values);
     }
     total += double(tile_total);
     __syncthreads();  // fault: barrier
 
-    const std::uint32_t* rows = labels + std::int64_t(p) * a.columns;
-    const std::uint32_t* others = labels + std::int64_t(q) * a.columns;
+    const std::uint32_t* labels_i = labels + std::int64_t(p) * a.columns;
+    const std::uint32_t* labels_j = labels + std::int64_t(q) * a.columns;
     for (int c0 = threadIdx.x; c0 < a.columns; c0 += kThreads * kOwn<T>) {
       T u[kOwn<T>][kTile], form[kOwn<T>] = {};
       std::uint32_t own[kOwn<T>];
 #pragma unroll
       for (int h = 0; h < kOwn<T>; ++h) {
         const int c = min(c0 + h * kThreads, a.columns - 1);
-        const std::uint32_t word = others[c];
-        own[h] = rows[c];
+        const std::uint32_t word = labels_j[c];
+        own[h] = labels_i[c];
 #pragma unroll
         for (int j = 0; j < kTile; ++j) u[h][j] = word >> j & 1 ? a.first : a.second;
       }
-#pragma unroll 1
+#pragma unroll 2
       for (int i = 0; i < kTile; ++i) {
         T y[kOwn<T>] = {};
 #pragma unroll

@@ -7,11 +7,11 @@ def loops(kernel: str) -> tuple[Loop, ...]:
     """Of a kernel by its name without namespaces: a kernel value and labelling is a multiply-add."""
     if not kernel.startswith("tiles"):
         return ()
-    # A thread has too few pairs for its loads. In float64 it has the registers for one labelling, so that every
-    # kernel value is loaded for a single multiply-add or, as a pair, for two; and the loop that is found there is
-    # counted with the unpacking of its labels. A debt.
-    add, fma, limit = ("FADD", "FFMA", 1.35) if "float" in kernel else ("DADD", "DFMA", 7.5)
-    # One more addition for sixteen coordinates: squares are summed per chunk. A debt: a thread's eight pairs take
-    # three loads, and the loop brings its coordinates to shared memory.
-    distances = Loop("distances", add, 17 / 16, 2, 1.52, without="MUFU")
-    return distances, Loop("labels", fma, 1, 1, limit)
+    double = "double" in kernel
+    # A square is a multiply-add and a step of 32 coordinates, of which a thread has 16, one more addition.
+    # 16 bytes are two doubles: twice the loads.
+    add, fma = ("DADD", "DFMA") if double else ("FADD", "FFMA")
+    distances = Loop("distances", add, 17 / 16, 2, 1.4 if double else 1.25, without="MUFU")
+    # A debt: in float64 a thread has the registers for one labelling, so a load is for two multiply-adds.
+    around = "DSETP" if double and "(Family)1" in kernel else "MUFU"
+    return distances, Loop("labels", fma, 1, 1, 1.75 if double else 1.25, without=around)

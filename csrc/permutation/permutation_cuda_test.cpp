@@ -77,7 +77,7 @@ template <class T>
 void check_all() {
   check<T>(1, 2, 2, 1, 1, Family::imq, 1, true);
   check<T>(2, 2, 3, 3, 40, Family::rbf, 3, true);
-  check<T>(2, 33, 30, 17, 31, Family::imq, 2, false);
+  check<T>(2, 33, 30, 37, 31, Family::imq, 2, false);
   check<T>(1, 20, 50, 5, 200, Family::rbf, 1, true);
 }
 
