@@ -1,4 +1,4 @@
-"""Draws what the benchmarks measured: `python -m benchmarks.picture` reads benchmarks/results/*-cpu.md and writes
+"""Draws what the benchmarks measured: `python -m benchmarks.picture` reads benchmarks/results and writes
 docs/images/speed.png, how many times faster every operation is than the fastest other way measured beside it."""
 
 from __future__ import annotations
