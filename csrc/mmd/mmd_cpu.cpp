@@ -190,7 +190,8 @@ struct Tiles {
                 scratch.rows + i * kd, scratch.columns + j);
           });
           // Gradients leave the tile in float64: what is summed in T is never longer than a tile.
-          for (int k = 0; k < kc * P; ++k) y.gradient[yo + k] += double(scratch.columns[k]);
+          for (int k = 0; k < kc * P; k += V)
+            add_wide(y.gradient + yo + k, load(scratch.columns + k));
         }
         if (W == Want::both && (q1 == end || d > KC))
           for (int i = 0; i < rows; i += R)
