@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -12,10 +13,27 @@ import torch
 
 import vimae_kernels as vk
 from benchmarks import bench_mmd, bench_training, gpu, gpu_static
+from benchmarks.harness import interleave
 
 native = pytest.mark.skipif(
     vk._backend.unavailable("native", "cpu") is not None, reason="the native core is not built"
 )
+
+
+def test_every_turn_begins_with_a_call_that_is_not_timed():
+    called = []
+
+    def provider(name, seconds):
+        def run():
+            first = called[-1:] != [name]
+            called.append(name)
+            time.sleep(0.05 if first else seconds)
+
+        return run
+
+    times = interleave({"a": provider("a", 0.02), "b": provider("b", 0.02)}, 0.01)
+    assert called[6:] == list("aabb") * 3
+    assert all(20 <= ms < 50 for ms in times.values())
 
 
 @native
