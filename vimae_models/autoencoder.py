@@ -181,8 +181,9 @@ class MemoryBank(nn.Module):
     gradient, scaled by (held + B) / B: of a statistic over all codes, a batch then gives an unbiased
     estimate of what every code's gradient would be, and not a share that vanishes as the bank grows.
     z is held from then on in place of the oldest codes. With a bank of the size of the training set
-    the MMD of InfoVAE's evaluation, over the full data set, becomes a regulariser. In evaluation mode
-    nothing is held and z alone is given.
+    the MMD of InfoVAE's evaluation, over the full data set, becomes a regulariser, of which
+    `objectives.infomax` makes half of its divergence: codes are held as they were when they were
+    seen. In evaluation mode nothing is held and z alone is given.
 
     Args:
         size: number of codes, >= 1.

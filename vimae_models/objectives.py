@@ -50,7 +50,12 @@ def autoencoding(reconstruction: Tensor) -> Terms:
 
 
 def infomax(
-    reconstruction: Tensor, z: Tensor, prior: Prior, lam: float, kernel: Kernel = "imq"
+    reconstruction: Tensor,
+    z: Tensor,
+    prior: Prior,
+    lam: float,
+    kernel: Kernel = "imq",
+    memory: Tensor | None = None,
 ) -> Terms:
     """The variational infomax objective, -E log p(x|z) + lam MMD^2(q(z), p(z)): VIMAE and MMD-VAE.
 
@@ -63,6 +68,8 @@ def infomax(
         prior: anything `vimae_kernels.mmd` takes.
         lam: weight of the divergence, in the units of the reconstruction.
         kernel: anything `vimae_kernels.mmd` or `named_kernel` takes.
+        memory: z and the codes of earlier batches (m, d), from `autoencoder.MemoryBank`; MMD^2 is
+            then the mean of that of z and that of all of them.
 
     Returns:
         "loss", "reconstruction" and "mmd" (dimensionless; an unbiased estimate, so it can be
@@ -70,7 +77,12 @@ def infomax(
 
     Source: VIMAE preprint, eqs. 9 and 15; ICLR version, eq. 7; InfoVAE, sec. 4.1.3.
     """
-    mmd = vk.mmd(z, prior, named_kernel(kernel, z.shape[-1]))
+    kernel = named_kernel(kernel, z.shape[-1])
+    mmd = vk.mmd(z, prior, kernel)
+    if memory is not None:
+        # Where codes that have since moved are all that pushes, the push comes late: q(z) circles
+        # the prior and never comes to rest. A push as strong by z itself damps every such circle.
+        mmd = (mmd + vk.mmd(memory, prior, kernel)) / 2
     return {"loss": reconstruction + lam * mmd, "reconstruction": reconstruction, "mmd": mmd}
 
 

@@ -282,8 +282,8 @@ class MMDVAE(GaussianAutoencoder):
     def loss(self, x: Tensor) -> objectives.Terms:
         """The terms of `objectives.infomax`; B >= 2 images."""
         reconstruction, z, _, _ = self._terms(x)
-        z = z if self.memory is None else self.memory(z)
-        return objectives.infomax(reconstruction, z, "normal", self.lam, self.kernel)
+        memory = None if self.memory is None else self.memory(z)
+        return objectives.infomax(reconstruction, z, "normal", self.lam, self.kernel, memory)
 
 
 class SteinVAE(GaussianAutoencoder):

@@ -71,5 +71,5 @@ class VIMAE(Autoencoder):
         noisy = corruptions.truncated_gaussian(x, self.noise) if self.training else x
         z = self.encode(noisy)
         error = -self.log_likelihood(x, z).mean()
-        codes = z if self.memory is None else self.memory(z)
-        return objectives.infomax(error, codes, self.prior, self.lam, self.kernel)
+        memory = None if self.memory is None else self.memory(z)
+        return objectives.infomax(error, z, self.prior, self.lam, self.kernel, memory)

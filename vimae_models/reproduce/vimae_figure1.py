@@ -21,12 +21,13 @@ class Figure1(Target):
     name = "vimae-figure1"
     title = "VIMAE: two-dimensional representations of MNIST"
     source = "VIMAE, figure 1 and sec. 5.1"
-    seeds: ClassVar = {"smoke": 1, "small": 3, "paper": 3}
+    seeds: ClassVar = {"smoke": 1, "small": 5, "paper": 3}
 
     def configs(self, scale: str) -> dict[str, runs.Config]:
         at: dict[str, dict[str, Any]] = {
             "smoke": {"data": "digits", "epochs": 2, "width": 0.1, "images": 400},
-            "small": {"epochs": 10, "images": 20_000},
+            # At a constant learning rate MMD² differs by the factor 5 from one epoch to the next.
+            "small": {"epochs": 12, "images": 20_000, "lr_decay": 0.75},
             "paper": {},
         }
         changes = at[scale]
@@ -62,13 +63,25 @@ class Figure1(Target):
             digits=2,
         )
         page.text("The paper prints the MMD under each plot of its figure, in the image alone.")
+        if scale == "small":
+            page.text(
+                "The learning rate falls in every epoch because at a constant one MMD² of the same run is "
+                "several times larger after one epoch than after the next. That, and five seeds in place "
+                "of three, were chosen after runs at a constant rate had been seen."
+            )
         for weight in ("", ", lambda 200"):
             for new in (f"vimae-n{weight}", f"vimae-l{weight}"):
-                third = [value / 3 for value in results.values("vae", "mmd")]
-                gap = difference(third, results.values(new, "mmd"))
+                theirs, ours = results.values("vae", "mmd"), results.values(new, "mmd")
+                gap = difference(theirs, ours)
                 page.claim(
-                    f"the codes of {new} are several times nearer to the prior than those of vae "
-                    "(MMD² less than a third)",
+                    f"the codes of {new} are nearer to the prior than those of vae (MMD²)",
+                    "figure 1",
+                    gap.above(),
+                    f"vae's MMD² minus that of {new}: {gap}",
+                )
+                gap = difference([value / 3 for value in theirs], ours)
+                page.claim(
+                    f"... and several times so: MMD² of {new} less than a third",
                     "figure 1",
                     gap.above(),
                     f"a third of vae's MMD² minus that of {new}: {gap}",
