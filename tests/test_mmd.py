@@ -304,14 +304,6 @@ def test_whatever_watches_or_wraps_sees_the_operation():
     assert torch.equal(vk.mmd(torch.nn.Parameter(z), p), want)
 
 
-def test_a_forward_mode_tangent_is_refused():
-    z, p = torch.randn(6, 2), torch.randn(5, 2)
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
-        vk.mmd(torch.autograd.forward_ad.make_dual(z, z), p)
-    with pytest.raises(RuntimeError, match="forward-mode"):
-        torch.func.jacfwd(lambda z: vk.mmd(z, p))(z)
-
-
 @pytest.mark.parametrize(
     "setting", ["OMP_THREAD_LIMIT=1", "OMP_THREAD_LIMIT=3", "OMP_DYNAMIC=true"]
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import _checks
-from ..._autograd import implementation, lead, plain, refuse_tangents
+from ..._autograd import implementation, lead, no_forward_mode, plain, refuse_tangents
 from ..._backend import Backend, resolve
 from ..._distributed import check_group, gather
 from ..._library import register
@@ -401,6 +401,7 @@ class _TransformableLogDensity(torch.autograd.Function):
     """_LogDensity for torch.func; what the gradient needs are outputs, which is the only way to save them."""
 
     generate_vmap_rule = True
+    jvp = staticmethod(no_forward_mode("aggregate_log_density"))
 
     @staticmethod
     def forward(z, mean, log_var, weighting, dataset_size, backend):  # type: ignore[no-untyped-def]

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from ... import _checks
-from ..._autograd import accumulator, implementation, lead, plain, refuse_tangents
+from ..._autograd import (
+    accumulator,
+    has_tangent,
+    implementation,
+    lead,
+    plain,
+    refuse_forward_over_forward,
+)
 from ..._backend import Backend, resolve
 from ..._library import register
 from . import reference
@@ -57,7 +64,7 @@ def gumbel_softmax(
         TypeError: not a tensor, number or generator; a dtype that is not floating point.
         ValueError: tau that is not positive and finite, a `dim` that does not exist or is empty,
             a generator on another device, an unknown backend.
-        RuntimeError: an explicit `backend` that cannot run here; forward-mode differentiation.
+        RuntimeError: an explicit `backend` that cannot run here.
 
     Source: Jang et al., Categorical Reparameterization with Gumbel-Softmax (2017), eqs. 1 and 2 and
     section 2.2; Maddison et al., The Concrete Distribution (2017), eq. 10. The noise: Salmon et al.,
@@ -114,13 +121,13 @@ def sample(logits: Tensor, seed: Tensor, tau: float, hard: bool, backend: str) -
     """
     if backend == "reference":
         return reference.gumbel_softmax(logits, seed, tau, hard)
-    refuse_tangents("gumbel_softmax", logits)
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or has_tangent(logits):
         if torch.compiler.is_compiling():
             # torch.compile drops the gradient of custom operations inside torch.func.grad without a word.
             torch._dynamo.graph_break(
                 msg="vimae_kernels.gumbel_softmax inside torch.func inside torch.compile"
             )
+        refuse_forward_over_forward("gumbel_softmax")
         return _TransformableGumbelSoftmax.apply(logits, seed, tau, hard, backend)  # type: ignore[no-any-return]
     if torch.is_grad_enabled() and logits.requires_grad:
         return _GumbelSoftmax.apply(logits, seed, tau, hard, backend)  # type: ignore[no-any-return]
@@ -203,7 +210,7 @@ class _GumbelSoftmax(torch.autograd.Function):
 
 
 class _TransformableGumbelSoftmax(torch.autograd.Function):
-    """The same for torch.func, which wants setup_context: some microseconds more per call."""
+    """The same for torch.func and forward mode, which want setup_context: microseconds per call."""
 
     generate_vmap_rule = True
 
@@ -220,13 +227,19 @@ class _TransformableGumbelSoftmax(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         return _backward(ctx, g), None, None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor, *_: Any) -> Any:
+        return _backward(ctx, v)  # the Jacobian is symmetric
+
 
 def _save(
     ctx: Any, logits: Tensor, seed: Tensor, y: Tensor, tau: float, hard: bool, backend: str
 ) -> None:
     # A sample that was rounded, to one-hot or to a half type, says too little about its gradient.
     ctx.again = hard or y.dtype != accumulator(y)
-    ctx.save_for_backward(*((logits, seed) if ctx.again else (y,)))
+    saved = (logits, seed) if ctx.again else (y,)
+    ctx.save_for_backward(*saved)
+    ctx.save_for_forward(*saved)
     ctx.config = tau, backend
 
 

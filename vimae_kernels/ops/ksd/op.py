@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ... import _checks, _score
-from ..._autograd import accumulator, implementation, lead, plain, refuse_tangents
+from ..._autograd import accumulator, implementation, lead, no_forward_mode, plain, refuse_tangents
 from ..._backend import Backend, resolve
 from ..._library import register
 from ...kernels import RBF, Kernel, resolve_kernel
@@ -230,6 +230,7 @@ class _TransformableKSD(torch.autograd.Function):
     """_KSD for torch.func; the gradients are outputs, which is the only way to save them."""
 
     generate_vmap_rule = True
+    jvp = staticmethod(no_forward_mode("ksd"))
 
     @staticmethod
     def forward(z, score, family, scales, unbiased, backend):  # type: ignore[no-untyped-def]

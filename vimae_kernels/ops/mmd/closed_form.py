@@ -17,6 +17,7 @@ Error of the quadrature against 30 digits, relative, for every d in 1 ... 4096, 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,23 @@ def prior_terms(z: Tensor, kernel: IMQ | RBF, backend: str) -> Tensor:
     if backend == "reference" and not torch.compiler.is_compiling():
         rate, weight, constant = _exponentials(kernel.family, scales, d, z.device)
         return constant - 2 * ((-r.unsqueeze(-1) * rate).exp() @ weight).mean(-1)
-    expectation = _Expectation.apply(r, kernel.family, scales, d, 0)
+    expectation = _expect(r, _Sum(kernel.family, scales, d), 0)
     return _constant(r.detach(), kernel.family, scales, d) - 2 * expectation.mean(-1)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Which exponentials: one thing, for a tuple of scales by itself would be a pytree to vmap."""
+
+    family: str
+    scales: tuple[float, ...]
+    d: int
+
+
+def _expect(r: Tensor, of: _Sum, order: int) -> Any:
+    # torch.compile takes no autograd function that has forward mode.
+    function = _Expectation if torch.compiler.is_compiling() else _ForwardToo
+    return function.apply(r, of, order)
 
 
 class _Expectation(torch.autograd.Function):
@@ -63,19 +79,24 @@ class _Expectation(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(r, family, scales, d, order):  # type: ignore[no-untyped-def]
-        return _expectation(r, family, scales, d, order)
+    def forward(r: Tensor, of: _Sum, order: int) -> Tensor:
+        return _expectation(r, of.family, of.scales, of.d, order)  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        r, *ctx.config = inputs
+        r, ctx.of, ctx.order = inputs
         ctx.save_for_backward(r)
+        ctx.save_for_forward(r)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        family, scales, d, order = ctx.config
-        slope = _Expectation.apply(ctx.saved_tensors[0], family, scales, d, order + 1)
-        return g * slope, None, None, None, None
+        return g * _expect(ctx.saved_tensors[0], ctx.of, ctx.order + 1), None, None
+
+
+class _ForwardToo(_Expectation):
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor, *_: Any) -> Any:
+        return v * _expect(ctx.saved_tensors[0], ctx.of, ctx.order + 1)
 
 
 # Operations, so that torch.compile leaves the nodes alone.

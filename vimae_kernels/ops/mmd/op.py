@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -9,7 +10,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ... import _checks
-from ..._autograd import accumulator, implementation, lead, plain, refuse_tangents
+from ..._autograd import (
+    accumulator,
+    has_tangent,
+    implementation,
+    lead,
+    plain,
+    refuse_forward_over_forward,
+)
 from ..._backend import Backend, resolve
 from ..._distributed import check_group, from_first, gather
 from ..._library import register
@@ -47,7 +55,7 @@ def mmd(
 
     which has the mean of `"unbiased"` and less variance. Value and first gradient cost one pass
     over the pairs and O((n + m) d) memory. First and second derivatives with respect to z, and to a
-    prior tensor that requires them, are exact; a third raises.
+    prior tensor that requires them, are exact, in reverse and in forward mode; a third raises.
 
     Args:
         z: samples (..., n, d) in float64, float32, bfloat16 or float16; any strides. Leading dimensions
@@ -137,14 +145,15 @@ def _run(
     if chosen == "reference":
         dtype = accumulator(x)
         return reference.mmd(x.to(dtype), y.to(dtype), family, scales, unbiased)
-    refuse_tangents("mmd", x, y)
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or has_tangent(x, y):
         if torch.compiler.is_compiling():
             # torch.compile drops the gradient of custom operations inside torch.func.grad without a word.
             torch._dynamo.graph_break(
                 msg="vimae_kernels.mmd inside torch.func inside torch.compile"
             )
-        return _TransformableMMD.apply(x, y, family, scales, unbiased, chosen)[0]  # type: ignore[no-any-return]
+        refuse_forward_over_forward("mmd")
+        config = _Config((family, scales, unbiased, chosen))
+        return _TransformableMMD.apply(x, y, config)[0]  # type: ignore[no-any-return]
     if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
         return _MMD.apply(x, y, family, scales, unbiased, chosen)  # type: ignore[no-any-return]
     run = _mmd_impl if plain(x, y) else _mmd
@@ -305,7 +314,8 @@ class _MMD(torch.autograd.Function):
         if torch.compiler.is_compiling():
             gx, gy = _mmd_backward(x, y, dx, dy, g, need_x, need_y)
         elif torch.is_grad_enabled():  # create_graph
-            gx, gy = _MMDBackward.apply(x, y, dx, dy, g, need_x, need_y, *ctx.config)
+            config = _Config(ctx.config)
+            gx, gy = _MMDBackward.apply(x, y, dx, dy, g, need_x, need_y, config)
         else:
             gx, gy = _mmd_backward_impl(x, y, dx, dy, g, need_x, need_y)
         return gx if need_x else None, gy if need_y else None, None, None, None, None
@@ -315,28 +325,53 @@ class _MMD(torch.autograd.Function):
 # more per call.
 
 
+@dataclass(frozen=True)
+class _Config:
+    """The rest of an operation's arguments: a tuple of scales would be a pytree to vmap."""
+
+    arguments: tuple[str, tuple[float, ...], bool, Backend]
+
+
 class _TransformableMMD(torch.autograd.Function):
-    """_MMD for torch.func; the gradients are outputs, which is the only way to save them."""
+    """_MMD for torch.func and forward mode; the gradients are outputs, the only way to save them."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, y, family, scales, unbiased, backend):  # type: ignore[no-untyped-def]
-        return _mmd_grad(x, y, True, True, family, scales, unbiased, backend)
+    def forward(x: Tensor, y: Tensor, config: _Config) -> Any:
+        return _mmd_grad(x, y, True, True, *config.arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, y, *config = inputs
+        x, y, ctx.config = inputs
         _, dx, dy = output
         ctx.mark_non_differentiable(dx, dy)
         ctx.save_for_backward(x, y, dx, dy)
-        ctx.config = config
+        ctx.save_for_forward(x, y, dx, dy)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _dx: Any, _dy: Any) -> Any:
         x, y, dx, dy = ctx.saved_tensors
-        gx, gy = _MMDBackward.apply(x, y, dx, dy, g, True, True, *ctx.config)
-        return gx, gy, None, None, None, None
+        gx, gy = _MMDBackward.apply(x, y, dx, dy, g, True, True, ctx.config)
+        return gx, gy, None
+
+    @staticmethod
+    def jvp(ctx: Any, vx: Tensor, vy: Tensor, *_: Any) -> Any:
+        x, y, dx, dy = ctx.saved_tensors
+        return _directional(x, y, dx, dy, vx, vy, True, True, ctx.config), None, None
+
+
+def _directional(x, y, dx, dy, vx, vy, need_x, need_y, config):  # type: ignore[no-untyped-def]
+    """vx . dMMD/dx + vy . dMMD/dy as a function of x and y, which dx and dy themselves are not."""
+    dtype = accumulator(x)
+    one = dx.new_ones(x.shape[:-2])
+    gx, gy = _MMDBackward.apply(x.to(dtype), y.to(dtype), dx, dy, one, need_x, need_y, config)
+    total = torch.zeros_like(one)
+    if need_x:
+        total = total + (vx.to(dtype) * gx).sum((-1, -2))
+    if need_y:
+        total = total + (vy.to(dtype) * gy).sum((-1, -2))
+    return total
 
 
 class _MMDBackward(torch.autograd.Function):
@@ -345,50 +380,102 @@ class _MMDBackward(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, y, dx, dy, g, need_x, need_y, family, scales, unbiased, backend):  # type: ignore[no-untyped-def]
+    def forward(x, y, dx, dy, g, need_x, need_y, config):  # type: ignore[no-untyped-def]
         return _mmd_backward(x, y, dx, dy, g, need_x, need_y)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, y, dx, dy, g, need_x, need_y, *config = inputs
+        x, y, dx, dy, g, need_x, need_y, ctx.config = inputs
         ctx.save_for_backward(x, y, dx, dy, g)
+        ctx.save_for_forward(x, y, dx, dy, g)
         ctx.need = need_x, need_y
-        ctx.config = config
 
     @staticmethod
     def backward(ctx: Any, vx: Tensor, vy: Tensor) -> Any:
         x, y, dx, dy, g = ctx.saved_tensors
         need_x, need_y = ctx.need
         dtype = accumulator(x)
-        vx = vx.to(dtype) if need_x else torch.zeros_like(x, dtype=dtype)
-        vy = vy.to(dtype) if need_y else torch.zeros_like(y, dtype=dtype)
-        hx, hy = _MMDHessianVector.apply(x, y, vx, vy, *ctx.config)
-        dg = torch.zeros_like(g)
-        if need_x:
-            dg = dg + (vx * dx).sum((-1, -2))
-        if need_y:
-            dg = dg + (vy * dy).sum((-1, -2))
+        hx, hy = _hessian_vector(
+            x,
+            y,
+            vx.to(dtype) if need_x else torch.zeros_like(x, dtype=dtype),
+            vy.to(dtype) if need_y else torch.zeros_like(y, dtype=dtype),
+            ctx.config,
+        )
+        dg = _directional(x, y, dx, dy, vx, vy, need_x, need_y, ctx.config)
         g = g[..., None, None]
         gx, gy = (g * hx).to(x.dtype), (g * hy).to(y.dtype)
-        return gx, gy, None, None, dg, None, None, None, None, None, None
+        return gx, gy, None, None, dg, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, vx: Tensor, vy: Tensor, _dx: Any, _dy: Any, vg: Tensor, *_: Any) -> Any:
+        x, y, dx, dy, g = ctx.saved_tensors
+        need_x, need_y = ctx.need
+        dtype = accumulator(x)
+        hx, hy = _hessian_vector(x, y, vx.to(dtype), vy.to(dtype), ctx.config)
+        gx, gy = _MMDBackward.apply(x, y, dx, dy, vg, need_x, need_y, ctx.config)
+        g = g[..., None, None]
+        return (
+            (g * hx).to(x.dtype) + gx if need_x else torch.zeros_like(gx),
+            (g * hy).to(y.dtype) + gy if need_y else torch.zeros_like(gy),
+        )
+
+
+def _hessian_vector(x, y, vx, vy, config):  # type: ignore[no-untyped-def]
+    return _MMDHessianVector.apply(_NoThird.apply(x), _NoThird.apply(y), vx, vy, config)
 
 
 class _MMDHessianVector(torch.autograd.Function):
-    """The second derivative applied to (vx, vy). A third is refused rather than silently dropped."""
+    """The second derivative applied to (vx, vy): linear in them, and symmetric."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, y, vx, vy, family, scales, unbiased, backend):  # type: ignore[no-untyped-def]
-        return _mmd_hvp(x, y, vx, vy, family, scales, unbiased, backend)
+    def forward(x: Tensor, y: Tensor, vx: Tensor, vy: Tensor, config: _Config) -> Any:
+        return _mmd_hvp(x, y, vx, vy, *config.arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, y, _, _, ctx.config = inputs
+        ctx.save_for_backward(x, y)
+        ctx.save_for_forward(x, y)
+
+    @staticmethod
+    def backward(ctx: Any, hx: Tensor, hy: Tensor) -> Any:
+        x, y = ctx.saved_tensors
+        gx, gy = _MMDHessianVector.apply(x, y, hx, hy, ctx.config)
+        # Those of x and y go to _NoThird, which looks at no value.
+        return torch.zeros_like(x), torch.zeros_like(y), gx, gy, None
+
+    @staticmethod
+    def jvp(ctx: Any, _x: Any, _y: Any, vx: Tensor, vy: Tensor, *_: Any) -> Any:
+        x, y = ctx.saved_tensors
+        return _MMDHessianVector.apply(x, y, vx, vy, ctx.config)
+
+
+class _NoThird(torch.autograd.Function):
+    """x where it is differentiated a third time, which is refused rather than silently dropped."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.view_as(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx: Any, hx: Tensor, hy: Tensor) -> Any:
-        raise RuntimeError(
-            "vimae_kernels.mmd has first and second derivatives, not third: use backend='reference', "
-            "which plain autograd differentiates any number of times"
-        )
+    def backward(ctx: Any, g: Tensor) -> Any:
+        raise RuntimeError(_THIRD)
+
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor) -> Any:
+        raise RuntimeError(_THIRD)
+
+
+_THIRD = (
+    "vimae_kernels.mmd has first and second derivatives, not third: use backend='reference', "
+    "which plain autograd differentiates any number of times"
+)
