@@ -132,32 +132,7 @@ __device__ __forceinline__ void stage_differences(const T* points, const T* orig
 template <int A, int B>
 __device__ __forceinline__ void multiply_add(const double (&a)[A], const double (&b)[B],
                                              double (&c)[A][2 * B]) {
-#ifdef VIMAE_HOST_SHIM
-  double mine[A + B];
-  for (int i = 0; i < A; ++i) mine[i] = a[i];
-  for (int j = 0; j < B; ++j) mine[A + j] = b[j];
-  const auto* all = cuda_shim::gather(mine, A + B);
-  const int lane = int(threadIdx.x) % 32;
-  for (int i = 0; i < A; ++i)
-    for (int j = 0; j < 2 * B; ++j)
-      for (int k = 0; k < 4; ++k)
-        c[i][j] =
-            fma(all[lane / 4 * 4 + k][i], all[(lane % 4 * 2 + j % 2) * 4 + k][A + j / 2], c[i][j]);
-#elif __CUDA_ARCH__ < 800
-  const int lane = int(threadIdx.x) % 32;
-#pragma unroll 1
-  for (int k = 0; k < 4; ++k) {
-    double own[A];
-#pragma unroll
-    for (int i = 0; i < A; ++i) own[i] = __shfl_sync(0xffffffffu, a[i], lane / 4 * 4 + k);
-#pragma unroll
-    for (int j = 0; j < 2 * B; ++j) {
-      const double other = __shfl_sync(0xffffffffu, b[j / 2], (lane % 4 * 2 + j % 2) * 4 + k);
-#pragma unroll
-      for (int i = 0; i < A; ++i) c[i][j] = fma(own[i], other, c[i][j]);
-    }
-  }
-#else
+#if !defined(VIMAE_HOST_SHIM) && __CUDA_ARCH__ >= 800
 #pragma unroll
   for (int i = 0; i < A; ++i) {
 #pragma unroll
@@ -166,6 +141,30 @@ __device__ __forceinline__ void multiply_add(const double (&a)[A], const double 
       asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
                    : "+d"(c[i][2 * j]), "+d"(c[i][2 * j + 1])
                    : "d"(a[i]), "d"(b[j]));
+  }
+#else
+#ifdef VIMAE_HOST_SHIM
+  double mine[A + B];
+  for (int i = 0; i < A + B; ++i) mine[i] = i < A ? a[i] : b[i - A];
+  const auto* all = cuda_shim::gather(mine, A + B);
+  const auto of = [&](int i, int lane) { return all[lane][i]; };
+#else
+  const auto of = [&](int i, int lane) {
+    return __shfl_sync(0xffffffffu, i < A ? a[i] : b[i - A], lane);
+  };
+#endif
+  const int lane = int(threadIdx.x) % 32;
+#pragma unroll 1
+  for (int k = 0; k < 4; ++k) {
+    double own[A];
+#pragma unroll
+    for (int i = 0; i < A; ++i) own[i] = of(i, lane / 4 * 4 + k);
+#pragma unroll
+    for (int j = 0; j < 2 * B; ++j) {
+      const double other = of(A + j / 2, (lane % 4 * 2 + j % 2) * 4 + k);
+#pragma unroll
+      for (int i = 0; i < A; ++i) c[i][j] = fma(own[i], other, c[i][j]);
+    }
   }
 #endif
 }
