@@ -91,6 +91,7 @@ def mix(instructions: Iterable[str]) -> Counter[str]:
             out["mufu"] += 1
         elif operation in (
             "LDG",
+            "LDGSTS",
             "STG",
             "LDS",
             "STS",

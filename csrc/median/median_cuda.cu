@@ -61,15 +61,16 @@ __global__ void __launch_bounds__(kThreads)
             row = blockIdx.x % blocks * kTileRows;
   const T* own = x + std::int64_t(batch) * N * d;
   const T threshold = Bits<T>::value(state[batch].bits | typename Bits<T>::type(1) << bit);
-  const Stage<kTileRows> stage(N - row, d);
   int below = 0;
   for (int first = row; first < N; first += P::kColumns) {
-    const Stage<P::kColumns> others(N - first, d);
+    const Stage<T, kTileRows> stage(own + std::int64_t(row) * d, N - row, d);
+    const Stage<T, P::kColumns> others(own + std::int64_t(first) * d, N - first, d);
     T s[P::kA][P::kB] = {};
     for (int k0 = 0; k0 < d; k0 += kChunk) {
       __syncthreads();  // fault: barrier
-      stage.load(own + std::int64_t(row) * d + k0, d - k0, rows);
-      others.load(own + std::int64_t(first) * d + k0, d - k0, columns);
+      stage.load(k0, rows);
+      others.load(k0, columns);
+      wait_for_copies();
       __syncthreads();
       T part[P::kA][P::kB] = {};
 #pragma unroll

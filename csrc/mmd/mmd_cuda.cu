@@ -187,13 +187,17 @@ __global__ void __launch_bounds__(kThreads, 2)
 //   sum_j a_ij (x_i - y_j) = (sum_j a_ij) (x_i - r) - sum_j a_ij (y_j - r)
 // for every r: a product of matrices. With r the block's first point, all terms are differences.
 
-// The pairs of a thread, as many as the registers and 48 KB of shared memory hold.
+// The pairs of a thread, as many as the registers hold.
 template <class T, Order O>
-using PairsOf = Pairs<sizeof(T) == 4 && O != Order::hessian ? 8 : 4,
-                      sizeof(T) == 8 && O == Order::hessian ? 2 : 4>;
+using PairsOf = Pairs<sizeof(T) == 4 && O != Order::hessian ? 8 : 4, 4>;
+
+// Blocks that a multiprocessor should hold: the others spill with more.
+template <class T, Order O>
+constexpr int kResident =
+    sizeof(T) == 4 ? (O == Order::hessian ? 3 : 4) : (O == Order::value ? 3 : 2);
 
 template <class T, Family F, Order O>
-__global__ void __launch_bounds__(kTileThreads, sizeof(T) == 4 ? 4 : 2)
+__global__ void __launch_bounds__(kTileThreads, kResident<T, O>)
     tiled_kernel(Side<T> side, Scales<T> scales) {
   constexpr bool kGradient = O != Order::value, kHessian = O == Order::hessian;
   using P = PairsOf<T, O>;
@@ -201,14 +205,15 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 4 ? 4 : 2)
   constexpr int kSamples = kHessian ? 2 : 1;  // x and y, or x and its direction, y and its
   constexpr int kRowStage = kChunk * kPadded<T, kTileRows>,
                 kColumnStage = kChunk * kPadded<T, P::kColumns>,
-                kProductStage = P::kColumns * kSpan;
-  // The coordinates of a chunk or, later, those that the weights are applied to.
-  constexpr int kStage = kRowStage + kColumnStage > kProductStage || !kGradient
-                             ? kRowStage + kColumnStage
-                             : kProductStage;
-  __shared__ __align__(16) T stage[kSamples][kStage];
-  __shared__ __align__(16)
-      T weight[kGradient ? kSamples : 1][kGradient ? P::kColumns * kPadded<T, kTileRows> : 1];
+                kWeights = kGradient ? P::kColumns * kPadded<T, kTileRows> : 1,
+                kOthers = kGradient ? P::kColumns * kPaddedSpan<T> : 1;
+  // The coordinates of a chunk or, later, weights and what they are applied to.
+  __shared__ __align__(16) union {
+    T stage[kSamples][kRowStage + kColumnStage];
+    struct {
+      T weight[kSamples][kWeights], others[kOthers];
+    };
+  } shared;
   __shared__ T sums[kSamples][kTileRows];
   const int blocks = (side.n + kTileRows - 1) / kTileRows;
   const int split = blockIdx.x % side.splits, block = blockIdx.x / side.splits % blocks;
@@ -222,7 +227,6 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 4 ? 4 : 2)
   if (kGradient)
     for (int i = threadIdx.x; i < rows * d; i += kTileThreads) gradient[i] = 0;
 
-  const Stage<kTileRows> row_stage(rows, d);
   double value = 0;
   for (int part = 0; part < 3; ++part) {
     const Columns<T> c = columns_of<O>(side, batch, split, row0, kTileRows, part);
@@ -231,15 +235,18 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 4 ? 4 : 2)
       const int columns = c.end - first;
       const T* y[] = {c.y + std::int64_t(first) * d,
                       kHessian ? c.v + std::int64_t(first) * d : nullptr};
-      const Stage<P::kColumns> column_stage(columns, d);
+      const Stage<T, kTileRows> row_stage[] = {{x[0], rows, d}, {x[kSamples - 1], rows, d}};
+      const Stage<T, P::kColumns> column_stage[] = {{y[0], columns, d},
+                                                    {y[kSamples - 1], columns, d}};
       T s[A][B] = {}, t[A][B] = {};
       for (int k0 = 0; k0 < d; k0 += kChunk) {
         __syncthreads();
 #pragma unroll
         for (int l = 0; l < kSamples; ++l) {
-          row_stage.load(x[l] + k0, d - k0, stage[l]);
-          column_stage.load(y[l] + k0, d - k0, stage[l] + kRowStage);
+          row_stage[l].load(k0, shared.stage[l]);
+          column_stage[l].load(k0, shared.stage[l] + kRowStage);
         }
+        wait_for_copies();
         __syncthreads();
         // Squares are summed per chunk: rounding grows with d / kChunk. Products have both signs.
         T part[A][B] = {};
@@ -248,8 +255,8 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 4 ? 4 : 2)
           T xk[kSamples][A], yk[kSamples][B];
 #pragma unroll
           for (int l = 0; l < kSamples; ++l) {
-            read(stage[l] + k * kPadded<T, kTileRows> + P::row(), xk[l]);
-            read(stage[l] + kRowStage + k * kPadded<T, P::kColumns> + P::column(), yk[l]);
+            read(shared.stage[l] + k * kPadded<T, kTileRows> + P::row(), xk[l]);
+            read(shared.stage[l] + kRowStage + k * kPadded<T, P::kColumns> + P::column(), yk[l]);
           }
 #pragma unroll
           for (int a = 0; a < A; ++a) {
@@ -268,6 +275,9 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 4 ? 4 : 2)
         }
       }
 
+      if (kGradient) {
+        __syncthreads();  // fault: barrier
+      }
       T tile_value = 0, row_sums[kSamples][A] = {};
 #pragma unroll
       for (int b = 0; b < B; ++b) {
@@ -287,7 +297,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 4 ? 4 : 2)
         }
 #pragma unroll
         for (int l = 0; kGradient && l < kSamples; ++l)
-          write(weight[l] + (P::column() + b) * kPadded<T, kTileRows> + P::row(), minus[l]);
+          write(shared.weight[l] + (P::column() + b) * kPadded<T, kTileRows> + P::row(), minus[l]);
       }
       value += c.value * double(tile_value);
       if constexpr (kGradient) {
@@ -301,22 +311,21 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 4 ? 4 : 2)
         }
 
         for (int k0 = 0; k0 < d; k0 += kSpan) {
-          __syncthreads();
+          Product<T> g;
 #pragma unroll
-          for (int l = 0; l < kSamples; ++l)
-            stage_differences<P::kColumns>(y[l] + k0, x[l] + k0, columns, d - k0, d, stage[l]);
-          __syncthreads();  // fault: barrier
-          T g[kOut][kOut] = {};
-#pragma unroll
-          for (int l = 0; l < kSamples; ++l)
-            add_product<P::kColumns>(weight[l], stage[kSamples - 1 - l], g);
+          for (int l = 0; l < kSamples; ++l) {
+            __syncthreads();
+            stage_differences<P::kColumns>(y[l] + k0, x[l] + k0, columns, d - k0, d, shared.others);
+            __syncthreads();  // fault: barrier
+            g.template add<P::kColumns>(shared.weight[kSamples - 1 - l], shared.others);
+          }
 #pragma unroll
           for (int a = 0; a < kOut; ++a) {
 #pragma unroll
             for (int e = 0; e < kOut; ++e) {
-              const int i = out_row() + a, k = k0 + out_coordinate() + e;
+              const int i = g.row(a), k = k0 + g.coordinate(e);
               if (i >= rows || k >= d) continue;
-              T total = gradient[std::int64_t(i) * d + k] + g[a][e];
+              T total = gradient[std::int64_t(i) * d + k] + g.at[a][e];
 #pragma unroll
               for (int l = 0; l < kSamples; ++l) {
                 const T* own = x[kSamples - 1 - l];

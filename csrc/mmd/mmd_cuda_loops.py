@@ -14,11 +14,9 @@ def loops(kernel: str) -> tuple[Loop, ...]:
     if found := re.match(r"tiled_kernel<(float|double), \(Family\)(\d), \(Order\)(\d)>", kernel):
         double, rbf, hessian = found[1] == "double", found[2] == "1", found[3] == "2"
         add, fma = ("DADD", "DFMA") if double else ("FADD", "FFMA")
-        # 16 bytes are two doubles: twice the loads, where float64 has half the rate or less.
-        limit = 1.25 if not double else 1.5 if hessian else 1.35
         # One more addition for sixteen coordinates: squares are summed per chunk.
-        distances = Loop("distances", add, hessian + 17 / 16, 4 if hessian else 2, limit)
+        distances = Loop("distances", add, hessian + 17 / 16, 4 if hessian else 2)
         around = "DSETP" if double and rbf else "MUFU"
-        gradient = Loop("gradient", fma, 1, 1, 1.35 if double else 1.25, without=around)
+        gradient = Loop("gradient", fma, 1, 1, without=around)
         return (distances,) if found[3] == "0" else (distances, gradient)
     return ()

@@ -20,8 +20,7 @@ constexpr int kTile = 32, kThreads = kTileThreads;  // a tile's side is the bits
 constexpr int kSide = 4, kAcross = kTile / kSide, kStep = 2 * kChunk;
 static_assert(2 * kAcross * kAcross == kThreads, "two for each square of pairs");
 
-template <class T>
-constexpr int kOwn = sizeof(T) == 4 ? 2 : 1;  // labellings of a thread at once
+constexpr int kOwn = 2;  // labellings of a thread at once or, in float64, of four threads
 
 template <class T>
 struct Scales {
@@ -44,8 +43,10 @@ struct Args {
 template <class T, Family F>
 __global__ void __launch_bounds__(kThreads, 4) tiles(Args<T> a, Scales<T> scales) {
   constexpr int kStride = kPadded<T, kTile>;
-  __shared__ __align__(16) T xs[kStep * kStride], ys[kStep * kStride];
-  __shared__ __align__(16) T k[kTile][kTile];
+  // Rows, and columns right behind them: one address for both.
+  __shared__ __align__(16) T points[2][kStep * kStride];
+  // The rows that lanes read at once are four doubles apart, and so are their banks.
+  __shared__ __align__(16) T k[kTile][sizeof(T) == 4 ? kTile : kTile + 4];
   const std::int64_t batch = blockIdx.x / a.programs;
   const T* x = a.x + batch * a.N * a.d;
   const std::uint32_t* labels = a.labels + batch * a.labels_batch_stride;
@@ -62,26 +63,22 @@ __global__ void __launch_bounds__(kThreads, 4) tiles(Args<T> a, Scales<T> scales
     while (p < panels && q >= panels) ++p, q += p - panels;
     if (p == panels) break;
 
-    const Stage<kTile> rows_of(a.N - p * kTile, a.d), others_of(a.N - q * kTile, a.d);
+    const Stage<T, kTile> rows(x + std::int64_t(p) * kTile * a.d, a.N - p * kTile, a.d);
+    const Stage<T, kTile> others(x + std::int64_t(q) * kTile * a.d, a.N - q * kTile, a.d);
     T s[kSide][kSide] = {};
-    const T *rows = x + std::int64_t(p) * kTile * a.d, *others = x + std::int64_t(q) * kTile * a.d;
-    for (int left = a.d; left > 0; left -= kStep, rows += kStep, others += kStep) {
-      const bool more = left > kChunk;
+    for (int k0 = 0; k0 < a.d; k0 += kStep) {
       __syncthreads();  // fault: barrier
-      rows_of.load(rows, left, xs);
-      others_of.load(others, left, ys);
-      if (more) {
-        rows_of.load(rows + kChunk, left - kChunk, xs + kChunk * kStride);
-        others_of.load(others + kChunk, left - kChunk, ys + kChunk * kStride);
-      }
+      rows.template load<kStep>(k0, points[0]);
+      others.template load<kStep>(k0, points[1]);
+      wait_for_copies();
       __syncthreads();
       T part[kSide][kSide] = {};
       const auto add_chunk = [&](int first) {
 #pragma unroll
         for (int e = first; e < first + kChunk; e += 2) {
           T x_i[kSide], x_j[kSide];
-          read(xs + (e + half) * kStride + ti, x_i);
-          read(ys + (e + half) * kStride + tj, x_j);
+          read(points[0] + (e + half) * kStride + ti, x_i);
+          read(points[1] + (e + half) * kStride + tj, x_j);
 #pragma unroll
           for (int r = 0; r < kSide; ++r) {
 #pragma unroll
@@ -93,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, 4) tiles(Args<T> a, Scales<T> scales
         }
       };
       add_chunk(0);
-      if (more) add_chunk(kChunk);
+      if (k0 + kChunk < a.d) add_chunk(kChunk);
       // Partial sums per step: rounding does not grow with d.
 #pragma unroll
       for (int r = 0; r < kSide; ++r) {
@@ -127,32 +124,70 @@ __global__ void __launch_bounds__(kThreads, 4) tiles(Args<T> a, Scales<T> scales
 
     const std::uint32_t* labels_i = labels + std::int64_t(p) * a.columns;
     const std::uint32_t* labels_j = labels + std::int64_t(q) * a.columns;
-    for (int c0 = threadIdx.x; c0 < a.columns; c0 += kThreads * kOwn<T>) {
-      T u[kOwn<T>][kTile], form[kOwn<T>] = {};
-      std::uint32_t own[kOwn<T>];
+    if constexpr (sizeof(T) == 8) {
+      static_assert(kColumns % (kOwn * 8) == 0, "none is cut");
+      // Eight labellings are a matrix for the tensor cores, and a warp has kOwn of them.
+      const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+      for (int c0 = warp * kOwn * 8; c0 < a.columns; c0 += kThreads / 32 * kOwn * 8) {
+        T u[kTile / 4][kOwn], form[2 * kOwn] = {};
+        std::uint32_t own[2 * kOwn];
 #pragma unroll
-      for (int h = 0; h < kOwn<T>; ++h) {
-        const int c = min(c0 + h * kThreads, a.columns - 1);
-        const std::uint32_t word = labels_j[c];
-        own[h] = labels_i[c];
+        for (int h = 0; h < kOwn; ++h) {
+          const std::uint32_t word = labels_j[c0 + h * 8 + lane / 4];
 #pragma unroll
-        for (int j = 0; j < kTile; ++j) u[h][j] = word >> j & 1 ? a.first : a.second;
-      }
+          for (int j = 0; j < kTile / 4; ++j)
+            u[j][h] = word >> (j * 4 + lane % 4) & 1 ? a.first : a.second;
+#pragma unroll
+          for (int e = 0; e < 2; ++e) own[2 * h + e] = labels_i[c0 + h * 8 + lane % 4 * 2 + e];
+        }
 #pragma unroll 2
-      for (int i = 0; i < kTile; ++i) {
-        T y[kOwn<T>] = {};
+        for (int i = lane / 4; i < kTile; i += 8) {
+          T y[1][2 * kOwn] = {};
 #pragma unroll
-        for (int j = 0; j < kTile; ++j) {
-          const T kij = k[i][j];
+          for (int j = 0; j < kTile / 4; ++j) {
+            const T kij[] = {k[i][j * 4 + lane % 4]};
+            multiply_add(kij, u[j], y);
+          }
 #pragma unroll
-          for (int h = 0; h < kOwn<T>; ++h) y[h] += kij * u[h][j];
+          for (int h = 0; h < 2 * kOwn; ++h)
+            form[h] += (own[h] >> i & 1 ? a.first : a.second) * y[0][h];
         }
 #pragma unroll
-        for (int h = 0; h < kOwn<T>; ++h) form[h] += (own[h] >> i & 1 ? a.first : a.second) * y[h];
-      }
+        for (int h = 0; h < 2 * kOwn; ++h) {
 #pragma unroll
-      for (int h = 0; h < kOwn<T>; ++h)
-        if (c0 + h * kThreads < a.columns) forms[c0 + h * kThreads] += double(form[h]);
+          for (int step = 4; step < 32; step *= 2)
+            form[h] += __shfl_xor_sync(0xffffffffu, form[h], step);
+          if (lane < 4) forms[c0 + h / 2 * 8 + lane * 2 + h % 2] += form[h];
+        }
+      }
+    } else {
+      for (int c0 = threadIdx.x; c0 < a.columns; c0 += kThreads * kOwn) {
+        T u[kOwn][kTile], form[kOwn] = {};
+        std::uint32_t own[kOwn];
+#pragma unroll
+        for (int h = 0; h < kOwn; ++h) {
+          const int c = min(c0 + h * kThreads, a.columns - 1);
+          const std::uint32_t word = labels_j[c];
+          own[h] = labels_i[c];
+#pragma unroll
+          for (int j = 0; j < kTile; ++j) u[h][j] = word >> j & 1 ? a.first : a.second;
+        }
+#pragma unroll 2
+        for (int i = 0; i < kTile; ++i) {
+          T y[kOwn] = {};
+#pragma unroll
+          for (int j = 0; j < kTile; ++j) {
+            const T kij = k[i][j];
+#pragma unroll
+            for (int h = 0; h < kOwn; ++h) y[h] += kij * u[h][j];
+          }
+#pragma unroll
+          for (int h = 0; h < kOwn; ++h) form[h] += (own[h] >> i & 1 ? a.first : a.second) * y[h];
+        }
+#pragma unroll
+        for (int h = 0; h < kOwn; ++h)
+          if (c0 + h * kThreads < a.columns) forms[c0 + h * kThreads] += double(form[h]);
+      }
     }
     q += a.programs;
   }

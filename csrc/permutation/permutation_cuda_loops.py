@@ -9,9 +9,7 @@ def loops(kernel: str) -> tuple[Loop, ...]:
         return ()
     double = "double" in kernel
     # A square is a multiply-add and a step of 32 coordinates, of which a thread has 16, one more addition.
-    # 16 bytes are two doubles: twice the loads.
     add, fma = ("DADD", "DFMA") if double else ("FADD", "FFMA")
-    distances = Loop("distances", add, 17 / 16, 2, 1.4 if double else 1.25, without="MUFU")
-    # A debt: in float64 a thread has the registers for one labelling, so a load is for two multiply-adds.
+    distances = Loop("distances", add, 17 / 16, 2, without="MUFU")
     around = "DSETP" if double and "(Family)1" in kernel else "MUFU"
-    return distances, Loop("labels", fma, 1, 1, 1.75 if double else 1.25, without=around)
+    return distances, Loop("labels", fma, 1, 1, without=around)

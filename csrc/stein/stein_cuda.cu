@@ -210,34 +210,41 @@ __global__ void __launch_bounds__(kThreads, 2)
 // for every r: a product of matrices, and a term that waits for the end. With r the block's first
 // point both are differences of points. What multiplies scores needs no r.
 
-// The pairs of a thread, as many as the registers and 48 KB of shared memory hold.
-template <class T, bool Normal>
-using PairsOf = Pairs<sizeof(T) == 4 && Normal ? 8 : 4, sizeof(T) == 8 && !Normal ? 2 : 4>;
+// The pairs of a thread, as many as the registers and, for the weights that the discrepancy has
+// with a score, 48 KB of shared memory hold.
+template <class T, Sum S, bool Normal>
+using PairsOf = Pairs<sizeof(T) == 4 && Normal ? 8 : 4,
+                      sizeof(T) == 8 && !Normal && S == Sum::gradient ? 2 : 4>;
 
 // Blocks that a multiprocessor should hold: the others spill with more.
 template <class T, Sum S, bool Normal>
-constexpr int kResident = Normal && S == Sum::value ? (sizeof(T) == 4 ? 4 : 3) : 2;
+constexpr int kResident = Normal && S == Sum::value                      ? (sizeof(T) == 4 ? 4 : 3)
+                          : !Normal && S == Sum::stein && sizeof(T) == 4 ? 3
+                                                                         : 2;
 
 template <class T, Family F, Sum S, bool Normal>
 __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
     tiled_kernel(Call<T> call, Terms<T> terms) {
   constexpr bool kValue = S != Sum::stein, kPull = S != Sum::value, kScore = !Normal;
   constexpr bool kDots = kValue && kScore, kNorms = kValue && Normal, kBoth = kDots && kPull;
-  using P = PairsOf<T, Normal>;
+  using P = PairsOf<T, S, Normal>;
   constexpr int A = P::kA, B = P::kB;
-  constexpr int kRowStage = kChunk * kPadded<T, kTileRows>,
-                kColumnStage = kChunk * kPadded<T, P::kColumns>,
-                kProductStage = P::kColumns * kSpan;
-  // The coordinates of a chunk or, later, those that the weights are applied to.
-  constexpr int kStage =
-      kRowStage + kColumnStage > kProductStage || !kPull ? kRowStage + kColumnStage : kProductStage;
   // Weights of e; of the scores, in the Stein gradient, or -2f'; and of the scores, in the gradient
   // of the discrepancy by them.
   constexpr int kWeights = Normal ? 1 : kBoth ? 3 : 2;
-  __shared__ __align__(16) T stage[kScore ? 2 : 1][kStage];
-  __shared__ __align__(16)
-      T weight[kPull ? kWeights : 1][kPull ? P::kColumns * kPadded<T, kTileRows> : 1];
+  constexpr int kRowStage = kChunk * kPadded<T, kTileRows>,
+                kColumnStage = kChunk * kPadded<T, P::kColumns>,
+                kWeight = kPull ? P::kColumns * kPadded<T, kTileRows> : 1,
+                kOthers = kPull ? P::kColumns * kPaddedSpan<T> : 1;
+  // The coordinates of a chunk or, later, weights and what they are applied to.
+  __shared__ __align__(16) union {
+    T stage[kDots ? 2 : 1][kRowStage + kColumnStage];
+    struct {
+      T weight[kWeights][kWeight], others[kOthers];
+    };
+  } shared;
   __shared__ T half[kNorms ? kTileRows + P::kColumns : 1];  // half the squared norms
+  constexpr int kSharing = kTileThreads / P::kColumns;      // threads that sum that of a column
   const Place at = place_of(call, kTileRows);
   const int rows = min(kTileRows, call.n - at.row), d = call.d;
   const T* z = call.z + at.batch * call.n * d;
@@ -255,7 +262,14 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
     }
   }
 
-  const Stage<kTileRows> row_stage(rows, d);
+  if (kNorms) {
+    const int row = threadIdx.x / 2;
+    T norm = 0;
+    for (int k = threadIdx.x % 2; row < rows && k < d; k += 2)
+      norm = fma(x[0][row * d + k], x[0][row * d + k], norm);
+    norm = row_sum<2>(norm);
+    if (threadIdx.x % 2 == 0) half[row] = norm / 2;
+  }
   double value = 0;
   // Sums over a row's columns: of the weights of e; and of the kernel or, with a score, of -2f'.
   T sums[2][A] = {};
@@ -264,21 +278,25 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
     for (int first = c.begin; first < c.end; first += P::kColumns) {
       const int columns = c.end - first;
       const T* y[] = {z + std::int64_t(first) * d, score + std::int64_t(first) * d};
-      const Stage<P::kColumns> column_stage(columns, d);
+      const Stage<T, kTileRows> row_stage[] = {{x[0], rows, d}, {x[1], rows, d}};
+      const Stage<T, P::kColumns> column_stage[] = {{y[0], columns, d}, {y[1], columns, d}};
       T s[A][B] = {}, p[A][B] = {}, q[A][B] = {}, norm = 0;
       for (int k0 = 0; k0 < d; k0 += kChunk) {
         __syncthreads();  // fault: barrier
 #pragma unroll
         for (int l = 0; l < (kDots ? 2 : 1); ++l) {
-          row_stage.load(x[l] + k0, d - k0, stage[l]);
-          column_stage.load(y[l] + k0, d - k0, stage[l] + kRowStage);
+          row_stage[l].load(k0, shared.stage[l]);
+          column_stage[l].load(k0, shared.stage[l] + kRowStage);
         }
+        wait_for_copies();
         __syncthreads();
-        if (kNorms && threadIdx.x < kTileRows + P::kColumns) {
-          const bool row = threadIdx.x < kTileRows;
-          const T* point = stage[0] + (row ? threadIdx.x : kRowStage + threadIdx.x - kTileRows);
-          for (int k = 0; k < kChunk; ++k) {
-            const T v = point[k * (row ? kPadded<T, kTileRows> : kPadded<T, P::kColumns>)];
+        if (kNorms) {
+#pragma unroll
+          for (int k = 0; k < kChunk; k += kSharing) {
+            const T v =
+                shared.stage[0][kRowStage +
+                                (k + int(threadIdx.x) % kSharing) * kPadded<T, P::kColumns> +
+                                threadIdx.x / kSharing];
             norm = fma(v, v, norm);
           }
         }
@@ -289,8 +307,8 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
           T xk[2][A], yk[2][B];
 #pragma unroll
           for (int l = 0; l < (kDots ? 2 : 1); ++l) {
-            read(stage[l] + k * kPadded<T, kTileRows> + P::row(), xk[l]);
-            read(stage[l] + kRowStage + k * kPadded<T, P::kColumns> + P::column(), yk[l]);
+            read(shared.stage[l] + k * kPadded<T, kTileRows> + P::row(), xk[l]);
+            read(shared.stage[l] + kRowStage + k * kPadded<T, P::kColumns> + P::column(), yk[l]);
           }
 #pragma unroll
           for (int a = 0; a < A; ++a) {
@@ -312,7 +330,10 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
         }
       }
       if (kNorms) {
-        if (threadIdx.x < kTileRows + P::kColumns) half[threadIdx.x] = T(0.5) * norm;
+        norm = row_sum<kSharing>(norm);
+        if (threadIdx.x % kSharing == 0) half[kTileRows + threadIdx.x / kSharing] = norm / 2;
+      }
+      if (kNorms || kPull) {
         __syncthreads();  // fault: barrier
       }
 
@@ -345,32 +366,32 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
         }
 #pragma unroll
         for (int l = 0; kPull && l < kWeights; ++l)
-          write(weight[l] + (P::column() + b) * kPadded<T, kTileRows> + P::row(), weights[l]);
+          write(shared.weight[l] + (P::column() + b) * kPadded<T, kTileRows> + P::row(),
+                weights[l]);
       }
       value += (part == 0 ? 1 : 2) * call.value * double(tile_value);
 
       for (int k0 = 0; kPull && k0 < d; k0 += kSpan) {
-        __syncthreads();
-        stage_differences<P::kColumns>(y[0] + k0, x[0] + k0, columns, d - k0, d, stage[0]);
-        if (kScore)
-          stage_differences<P::kColumns>(y[1] + k0, static_cast<const T*>(nullptr), columns, d - k0,
-                                         d, stage[kScore]);
-        __syncthreads();  // fault: barrier
-        T g[kOut][kOut] = {}, by_score[kOut][kOut] = {};
-        add_product<P::kColumns>(weight[0], stage[0], g);
-        if (kScore) add_product<P::kColumns>(weight[kWeights > 1], stage[kScore], g);
-        if (both) {
-          add_product<P::kColumns>(weight[kWeights > 1], stage[0], by_score);
-          add_product<P::kColumns>(weight[kWeights - 1], stage[kScore], by_score);
+        Product<T> g, by_score;
+#pragma unroll
+        for (int l = 0; l < (kScore ? 2 : 1); ++l) {
+          __syncthreads();
+          stage_differences<P::kColumns>(y[l] + k0, l == 0 ? x[0] + k0 : nullptr, columns, d - k0,
+                                         d, shared.others);
+          __syncthreads();  // fault: barrier
+          g.template add<P::kColumns>(shared.weight[l == 0 ? 0 : kWeights > 1], shared.others);
+          if (both)
+            by_score.template add<P::kColumns>(shared.weight[l == 0 ? 1 : kWeights - 1],
+                                               shared.others);
         }
 #pragma unroll
         for (int a = 0; a < kOut; ++a) {
 #pragma unroll
           for (int e = 0; e < kOut; ++e) {
-            const int i = out_row() + a, k = k0 + out_coordinate() + e;
+            const int i = g.row(a), k = k0 + g.coordinate(e);
             if (i >= rows || k >= d) continue;
-            dz[std::int64_t(i) * d + k] += g[a][e];
-            if (both) dscore[std::int64_t(i) * d + k] += by_score[a][e];
+            dz[std::int64_t(i) * d + k] += g.at[a][e];
+            if (both) dscore[std::int64_t(i) * d + k] += by_score.at[a][e];
           }
         }
       }
@@ -379,8 +400,8 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
 
   if (kPull) {
     // The sums of all rows, where the weights were.
-    T* sum_e = weight[0];
-    T* sum_second = weight[0] + kTileRows;
+    T* sum_e = shared.weight[0];
+    T* sum_second = shared.weight[0] + kTileRows;
     __syncthreads();  // fault: barrier
 #pragma unroll
     for (int a = 0; a < A; ++a) {

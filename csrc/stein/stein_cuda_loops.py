@@ -22,11 +22,9 @@ def loops(kernel: str) -> tuple[Loop, ...]:
         double, rbf = found[1] == "double", found[2] == "1"
         products = found[3] != STEIN and found[4] == "false"
         add, fma = ("DADD", "DFMA") if double else ("FADD", "FFMA")
-        # One more addition for sixteen coordinates: squares are summed per chunk. 16 bytes are two doubles, twice the
-        # loads; with a score a thread has half the pairs, for its weights take the shared memory.
-        limit = 1.5 if double else 1.25 if products or found[4] == "true" else 1.3
-        distances = Loop("distances", add, products + 17 / 16, 5 if products else 2, limit)
+        # One more addition for sixteen coordinates: squares are summed per chunk.
+        distances = Loop("distances", add, products + 17 / 16, 5 if products else 2)
         around = "DSETP" if double and rbf else "MUFU"
-        pull = Loop("pull", fma, 1, 1, 1.35 if double else 1.25, without=around)
+        pull = Loop("pull", fma, 1, 1, without=around)
         return (distances,) if found[3] == VALUE else (distances, pull)
     return ()

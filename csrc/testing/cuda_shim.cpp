@@ -50,6 +50,7 @@ struct Thread {
   unsigned mask = 0;
   int source = 0;
   std::uint64_t bits = 0;
+  int gathered = 0;  // calls of gather()
 };
 
 // A barrier that was met. The strings are literals: comparing their addresses is enough.
@@ -251,7 +252,10 @@ void fill_shared() {}
 
 void run_block() {
   fill_shared();
-  for (int t = 0; t < block.count; ++t) block.threads[t].state = State::ready;
+  for (int t = 0; t < block.count; ++t) {
+    block.threads[t].state = State::ready;
+    block.threads[t].gathered = 0;
+  }
   std::vector<int> warps(block.count / kWarp), lanes(kWarp);
   do {
     arrange(warps);
@@ -351,6 +355,17 @@ std::uint64_t shuffle(unsigned mask, std::uint64_t bits, int source, const char*
   return thread.bits;
 }
 
-int lane() { return block.current % kWarp; }
+const double (*gather(const double* values, int count, const char* file, int line)) [kGathered] {
+  // Two, in turn: a lane is one call ahead of another at most.
+  static double given[2][kMaxThreads][kGathered];
+  auto& now = given[block.threads[block.current].gathered++ % 2];
+  std::copy_n(values, count, now[block.current]);
+  shuffle(0xffffffffu, 0, lane(), file, line);
+  return now + block.current / kWarp * kWarp;
+}
+
+int lane() {
+  return block.current % kWarp;
+}
 
 }  // namespace cuda_shim

@@ -80,6 +80,11 @@ void run(dim3 grid, int threads, const std::function<void()>& thread);
 void barrier(const char* file, int line);
 // Waits for the lanes of `mask`, then returns `bits` of the lane `source`, which may be this one.
 std::uint64_t shuffle(unsigned mask, std::uint64_t bits, int source, const char* file, int line);
+// Every lane's values, at most kGathered, once all 32 are here. They stay until the call after the
+// next.
+constexpr int kGathered = 8;
+const double (*gather(const double* values, int count, const char* file = __builtin_FILE(),
+                      int line = __builtin_LINE()))[kGathered];
 int lane();
 
 template <class T>
