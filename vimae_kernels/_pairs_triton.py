@@ -316,5 +316,5 @@ def sums_of(g, k, ROWS: tl.constexpr, DEPTH: tl.constexpr):
 
 @triton.jit
 def product(a, y, total):
-    """total + a y, in full precision."""
+    """total + a y, in full precision. Triton 3.6 wants at least 16 columns of a."""
     return tl.dot(a, y, total, input_precision="ieee", out_dtype=total.dtype)

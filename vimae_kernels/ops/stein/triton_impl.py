@@ -473,6 +473,8 @@ def _tiled_kernel(
         tl.store(values + tl.program_id(0), value * unit - corner * excluded)
 
 
+# Before 3.9 Triton may make no product of fewer than 16 columns of a tile, with which these spill a little.
+_OF_SCORES = (8, 2) if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9) else (4, 4)
 # By what is computed (value, pull, normal) and the largest d a tile is for. Up to it a row's coordinates
 # live in registers and d is a constant of the compilation; None is every larger d, for the tiled kernel.
 _FLOAT32: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
@@ -492,7 +494,7 @@ _FLOAT32: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
         None: Tile(128, 128, 8, 32, (8, 8)),
     },
     (True, False, False): {None: Tile(64, 64, 8, 16, (4, 4))},
-    (True, True, False): {None: Tile(128, 32, 8, 32, (4, 4))},
+    (True, True, False): {None: Tile(128, 32, 8, 32, _OF_SCORES)},
     (False, True, False): {None: Tile(128, 64, 8, 32, (8, 4))},
 }
 _FLOAT64: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
@@ -516,14 +518,14 @@ _FLOAT64: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
 # The tiled kernels with several scales, whose constants fill the registers: where those of one would spill.
 _SEVERAL_SCALES = {
     (torch.float32, True, True, True): Tile(64, 64, 8, 16, (4, 4)),
-    (torch.float32, True, True, False): Tile(32, 16, 8, 16, (1, 2)),
-    (torch.float32, False, True, True): Tile(128, 64, 8, 32, (4, 8)),
+    (torch.float32, True, True, False): Tile(16, 32, 8, 16, (1, 2)),
+    (torch.float32, False, True, True): Tile(128, 64, 8, 32, (8, 4)),
     (torch.float64, True, False, True): Tile(64, 32, 8, 16, (2, 4)),
-    (torch.float64, True, True, True): Tile(32, 16, 8, 16, (1, 2)),
-    (torch.float64, False, True, True): Tile(64, 32, 8, 16, (2, 4)),
+    (torch.float64, True, True, True): Tile(16, 32, 8, 16, (1, 2)),
+    (torch.float64, False, True, True): Tile(64, 32, 8, 16, (4, 2)),
     (torch.float64, True, False, False): Tile(32, 32, 8, 16, (1, 4)),
-    (torch.float64, True, True, False): Tile(32, 16, 8, 16, (1, 2)),
-    (torch.float64, False, True, False): Tile(64, 32, 8, 16, (2, 4)),
+    (torch.float64, True, True, False): Tile(16, 32, 8, 16, (1, 2)),
+    (torch.float64, False, True, False): Tile(64, 32, 8, 16, (4, 2)),
 }
 
 
