@@ -71,6 +71,60 @@ def start_of(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
 
 
 @triton.jit
+def reciprocal(s, DOUBLE: tl.constexpr):
+    """1 / s for s > 0, in half the instructions of a division or fewer; 0 where float32 has no such s."""
+    r = tl.rsqrt(s.to(tl.float32))
+    r = r * r
+    if DOUBLE:
+        first = r.to(tl.float64)
+        # At most 2^-21: its cube is nothing in float64.
+        error = tl.fma(-s, first, 1.0)
+        exact = tl.fma(tl.fma(error, error, error), first, first)
+        r = tl.where(r == 0.0, 0.0, exact)
+    return r
+
+
+@triton.jit
+def power_of_2(x, zero):
+    """2^x for float64 x <= 0 to 4e-16 of itself, 1 at 0; below 2^-1021 it is 0.
+
+    The polynomial is that of degree 10 with the least relative error for |f| <= 1/2. Its last three coefficients
+    have 21 bits, which more would not improve, for such are part of an instruction. The others are made anew for
+    every use, two moves each, unless `zero` is one that the compiler does not know: then they wait in registers.
+    """
+    # Of so large a number the last bit is 1: what is added to it is rounded to a whole number.
+    shifted = x + 6755399441055744.0
+    f = x - (shifted - 6755399441055744.0)
+    p = f * 7.041922600592443e-09 + 1.0208520961896284e-07
+    p = p * f + 1.321563104283996e-06
+    p = p * f + (1.52526582275013e-05 + zero)
+    p = p * f + (0.00015403530041365867 + zero)
+    p = p * f + (0.0013333558228314545 + zero)
+    p = p * f + (0.00961812910794362 + zero)
+    p = p * f + (0.05550410866446093 + zero)
+    p = p * f + (0.24022650695909212 + zero)
+    p = p * f + (0.6931471805599497 + zero)
+    p = p * f + 1.0
+    # 1.0 with that number in its exponent.
+    power = (shifted.to(tl.int64, bitcast=True) << 52) + 0x3FF0000000000000
+    return tl.where(x < -1021.0, 0.0, p * power.to(tl.float64, bitcast=True))
+
+
+@triton.jit
+def exponential(s, c, SCALES: tl.constexpr, DOUBLE: tl.constexpr):
+    """e^(-s / c)."""
+    x = s * (-1.4426950408889634 / c)
+    if DOUBLE and SCALES == 1 and len(s.shape) == 2:
+        x = power_of_2(x, c * 0.0)
+    elif DOUBLE:
+        # Several scales, and tiles of four dimensions, leave no registers.
+        x = power_of_2(x, 0.0)
+    else:
+        x = tl.exp2(x)
+    return x
+
+
+@triton.jit
 def kernel(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
     """(V, A, B) for s counted from `_start`."""
     c = scale(scales, 0, DOUBLE)
@@ -78,19 +132,14 @@ def kernel(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.conste
         ci = scale(scales, i, DOUBLE)
         if IMQ:
             s_i = s if i == 0 else s + (ci - c)
-            if DOUBLE:
-                u = 1.0 / s_i
-            else:
-                # Half the instructions of a division, and as exact as is asked for.
-                r = tl.rsqrt(s_i)
-                u = r * r
+            u = reciprocal(s_i, DOUBLE)
             ratio = ci / c
             v_i = u
             a_i = u * u
             b_i = a_i * u * 4.0
         else:
             ratio = c / ci
-            v_i = tl.exp(s * (-1.0 / ci)) if DOUBLE else tl.exp2(s * (-1.4426950408889634 / ci))
+            v_i = exponential(s, ci, SCALES, DOUBLE)
             a_i = v_i
             b_i = v_i * (2.0 / ci)
         if i == 0:
@@ -128,7 +177,18 @@ def share_of(begin, end, split, splits, COLUMNS: tl.constexpr):
 def coordinates(p, mask, D: tl.constexpr, PAIRED: tl.constexpr):
     """The D coordinates of the points at p, a tuple of vectors."""
     out = ()
-    if PAIRED:
+    if PAIRED and p.dtype.element_ty == tl.float64:
+        # Two in one load of 16 bytes, where they are aligned; see `quad`.
+        for k in tl.static_range(0, D, 2):
+            at = p[:, None] + (k + tl.arange(0, 2))[None, :]
+            pair = tl.load(
+                at,
+                mask=None if mask is None else mask[:, None],
+                other=None if mask is None else 0.0,
+            )
+            low, high = tl.split(pair)
+            out = out + (low, high)
+    elif PAIRED:
         # Two float32 in one 64-bit load: half the loads, and taking them apart is free.
         p = p.to(tl.pointer_type(tl.int64))
         for k in tl.static_range(D // 2):
@@ -256,5 +316,5 @@ def sums_of(g, k, ROWS: tl.constexpr, DEPTH: tl.constexpr):
 
 @triton.jit
 def product(a, y, total):
-    """total + a y, in full precision."""
+    """total + a y, in full precision. Triton 3.6 wants at least 16 columns of a."""
     return tl.dot(a, y, total, input_precision="ieee", out_dtype=total.dtype)

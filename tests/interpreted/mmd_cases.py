@@ -7,11 +7,16 @@ there is one, on a GPU.
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+import triton
+import triton.language as tl
 from triton import knobs
 
 import vimae_kernels as vk
+from vimae_kernels import _pairs_triton
 from vimae_kernels.ops.median import reference as median_reference
 from vimae_kernels.ops.median import triton_impl as median_triton
 from vimae_kernels.ops.mmd import reference, triton_impl
@@ -20,12 +25,12 @@ DEVICE = "cpu" if knobs.runtime.interpret else "cuda"
 
 # Absolute error of the loss per scale, and of derivatives relative to their largest entry.
 TOLERANCES = {
-    torch.float64: (1e-10, 1e-9),
+    torch.float64: (1e-14, 1e-13),
     torch.float32: (2e-6, 2e-4),
     torch.bfloat16: (2e-6, 2e-4),
     torch.float16: (2e-6, 2e-4),
 }
-SHIFTED = {torch.float64: (1e-10, 1e-9), torch.float32: (5e-6, 1e-3)}
+SHIFTED = {torch.float64: (1e-13, 1e-11), torch.float32: (5e-6, 1e-3)}
 
 IMQ1, IMQ3 = ("imq", [3.0]), ("imq", [9.1, 0.4, 27.3])
 RBF1, RBF2 = ("rbf", [5.0]), ("rbf", [0.7, 5.0])
@@ -249,3 +254,43 @@ def test_median_bandwidth_through_the_public_function():
     kernel = vk.RBF("median")
     out, expected = (vk.mmd(x, y, kernel, backend=b) for b in ("triton", "reference"))
     torch.testing.assert_close(out, expected)
+
+
+@triton.jit
+def _elementary_kernel(x, reciprocals, powers, KEPT: tl.constexpr):
+    at = tl.arange(0, 1024)
+    x = tl.load(x + at)
+    tl.store(reciprocals + at, _pairs_triton.reciprocal(x, True))
+    if KEPT:
+        tl.store(powers + at, _pairs_triton.power_of_2(-x, tl.sum(x * 0.0)))
+    else:
+        tl.store(powers + at, _pairs_triton.power_of_2(-x, 0.0))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_reciprocals_and_powers_in_float64(kept):
+    """To a few roundings over all of float32's range and of the exponential's, and exact where they must be."""
+    x = torch.cat(
+        [
+            torch.logspace(-37, 38, 511, dtype=F64),
+            torch.linspace(0, 1021, 513, dtype=F64)[1:],
+            torch.tensor([1022.0], dtype=F64),
+        ]
+    ).to(DEVICE)
+    reciprocals, powers = torch.zeros_like(x), torch.zeros_like(x)
+    _elementary_kernel[(1,)](x, reciprocals, powers, KEPT=kept)
+    eps = torch.finfo(F64).eps
+    assert ((reciprocals * x - 1).abs() <= 3 * eps).all()
+    want = [2.0**-v if v <= 1021 else 0.0 for v in x.tolist()]
+    want = torch.tensor(want, dtype=F64, device=DEVICE)
+    assert ((powers - want).abs() <= 3 * eps * want).all()
+
+
+def test_reciprocals_and_powers_of_the_extremes():
+    x = torch.zeros(1024, dtype=F64)
+    x[0], x[1], x[2] = math.inf, math.nan, 1e200
+    x = x.to(DEVICE)
+    reciprocals, powers = torch.zeros_like(x), torch.zeros_like(x)
+    _elementary_kernel[(1,)](x, reciprocals, powers, KEPT=False)
+    assert powers[0] == powers[2] == 0 and powers[1].isnan() and (powers[3:] == 1).all()
+    assert reciprocals[0] == reciprocals[2] == 0 and reciprocals[1].isnan()

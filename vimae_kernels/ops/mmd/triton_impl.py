@@ -405,7 +405,7 @@ class Tile(NamedTuple):
 # tests/test_triton_aot.py compiles all of it for each and fails if one spills.
 _FLOAT32: dict[int, dict[int | None, Tile]] = {
     VALUE: {8: Tile(64, 8, 4), 16: Tile(64, 16, 4), None: Tile(128, 128, 8, 32, (8, 8))},
-    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(128, 64, 8, 32, (4, 8))},
+    GRADIENT: {8: Tile(64, 8, 4), 16: Tile(32, 16, 4), None: Tile(128, 64, 8, 32, (8, 4))},
     HESSIAN: {8: Tile(32, 16, 4), None: Tile(64, 64, 4, 32, (8, 4))},
 }
 _FLOAT64: dict[int, dict[int | None, Tile]] = {
@@ -418,8 +418,8 @@ _SEVERAL_SCALES = {
     (torch.float32, GRADIENT): Tile(64, 64, 8, 32, (4, 4)),
     (torch.float32, HESSIAN): Tile(64, 64, 8, 32, (4, 4)),
     (torch.float64, VALUE): Tile(64, 32, 8, 16, (2, 4)),
-    (torch.float64, GRADIENT): Tile(32, 32, 8, 16, (1, 4)),
-    (torch.float64, HESSIAN): Tile(32, 32, 8, 16, (1, 4)),
+    (torch.float64, GRADIENT): Tile(32, 32, 8, 16, (2, 2)),
+    (torch.float64, HESSIAN): Tile(32, 32, 8, 16, (2, 2)),
 }
 
 
@@ -453,8 +453,7 @@ def configuration(
     if dtype == torch.float64 and order == HESSIAN and scales > 1:
         # Their constants leave the registers for one pair of a thread.
         options["num_warps"] = 8
-    paired = dtype == torch.float32 and d % 2 == 0
-    return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
+    return Launch(_register_kernel, {**constants, "D": d, "PAIRED": d % 2 == 0}, options)
 
 
 _FINISH_BLOCK = 512
@@ -506,21 +505,23 @@ def _types(launch: Launch, pointer: str, scales: int) -> dict[str, Any]:
 
 def _loops(d: int | None, dtype: torch.dtype, order: int, family: str) -> tuple[Loop, ...]:
     """By hand: a pair and coordinate is a subtraction, a multiply-add and another for the gradient; a Hessian has two
-    subtractions and four multiply-adds. A kernel of one scale is one reciprocal or exponential and two more."""
+    subtractions and four multiply-adds. A kernel of one scale is one reciprocal or exponential and two more.
+
+    In float64 a reciprocal is ten: two conversions, the square of a reciprocal root, three multiply-adds, and zero
+    where float32 has none, a comparison and a selection of two words. An exponential is 18: three to split off the
+    whole number, ten multiply-adds, that number to an exponent, a product, and zero where it is too small.
+    """
     hessian = 2 if order == HESSIAN else 1
-    if dtype == torch.float32:
-        add, fma, pair, kernel, limit = "FADD", "FFMA", "MUFU", 3, 1.25
-    else:
-        # A division takes 16 instructions and an exponential 30. A debt: moves of their constants and of operands
-        # to the division's slow path, and a load for each coordinate.
-        add, fma, limit = "DADD", "DFMA", 1.65
-        pair, kernel = ("MUFU", 18) if family == "imq" else ("DSETP", 32)
-    if d is not None:
-        return (Loop("pairs", pair, 1, (2, 3, 6)[order] * d + kernel, limit),)
     single = dtype == torch.float32
+    add, fma = ("FADD", "FFMA") if single else ("DADD", "DFMA")
+    pair = "MUFU" if single or family == "imq" else "DSETP"
+    kernel = 3 if single else 12 if family == "imq" else 20
+    if d is not None:
+        return (Loop("pairs", pair, 1, (2, 3, 6)[order] * d + kernel),)
     distances = Loop("distances", add, hessian, 2 * hessian)
-    # A debt: on sm_120 float64 has no matrix instruction, and a thread's sums are too few for its operands.
-    gradient = Loop("gradient", fma, hessian, hessian, 1.25 if single else 1.85, without=pair)
+    # A debt: on sm_120 float64 has no matrix instruction, and a thread's sums are too few for its operands. There
+    # a multiply-add takes the time of 64 other instructions, and so nothing is lost.
+    gradient = Loop("gradient", fma, hessian, hessian, 1.25 if single else 1.74, without=pair)
     kernels = Loop("kernel", pair, 1, None)
     if order == VALUE:
         return (kernels, distances)

@@ -5,11 +5,11 @@ With e = z_i - z_j, s = ||e||^2, k = f(s) and scores s_i, the program that owns 
 up over the columns j
 
     the Stein gradient      f s_j - 2f' e
-    the discrepancy         u = p f + 2f' q - 4f'' s - 2d f',  p = s_i . s_j,  q = (s_j - s_i) . e
-    its gradient in z_i     w e + 2f' (s_j - s_i),  w = 2 (p f' + 2f'' q - 4f''' s - (4 + 2d) f'')
+    the discrepancy         u = p f - 2f' q - 4f'' s - 2d f',  p = s_i . s_j,  q = (s_i - s_j) . e
+    its gradient in z_i     w e + 2f' (s_j - s_i),  w = 2 (p f' - 2f'' q - 4f''' s - (4 + 2d) f'')
     its gradient in s_i     f s_j - 2f' e
 
-The score of the standard normal is -z and never an array: there s_j = e - z_i and q = s, so that a row
+The score of the standard normal is -z and never an array: there s_j = e - z_i and q = -s, so that a row
 is pulled by one weight times e and, when all is added up, the sum of f times z_i; and
 p = (||z_i||^2 + ||z_j||^2 - s) / 2 is two operations. Its rounding is that of the norms, which u itself
 has on the diagonal. Distances are sums of squared differences of coordinates, as in mmd.
@@ -34,6 +34,7 @@ from ..._pairs_triton import (
     column_pieces,
     coordinates,
     distances,
+    exponential,
     gathered,
     padded,
     places,
@@ -41,6 +42,7 @@ from ..._pairs_triton import (
     product,
     quad,
     quads,
+    reciprocal,
     row_sums,
     scale,
     share_of,
@@ -84,29 +86,23 @@ def _pair(
         outer = p
         if IMQ:
             s_i = s if i == 0 else (s - c) + ci
-            if DOUBLE:
-                r = 1.0 / s_i
-            else:
-                # Half the instructions of a division, and as exact as is asked for.
-                r = tl.rsqrt(s_i)
-                r = r * r
-            t = r * ci
-            f_i = r if i == 0 else t * (1.0 / c)
+            r = reciprocal(s_i, DOUBLE)
+            f_i = r if i == 0 else r * (ci / c)
             g_i = f_i * r * 2.0
             if VALUE and NORMAL:
-                inner = (p + t * 2.0) + r * (t * 8.0 + (2.0 * d - 8.0))
-                outer = (p + t * 4.0) + r * (t * 24.0 + (4.0 * d - 16.0))
+                inner = p + r * (r * (ci * 8.0) + (ci * 2.0 + (2.0 * d - 8.0)))
+                outer = p + r * (r * (ci * 24.0) + (ci * 4.0 + (4.0 * d - 16.0)))
             elif VALUE:
-                inner = p + r * (t * 8.0 + (2.0 * d - 8.0 - q * 2.0))
-                outer = p + r * (t * 24.0 + (4.0 * d - 16.0 - q * 4.0))
+                inner = p + r * (r * (ci * 8.0) + (2.0 * d - 8.0 + q * 2.0))
+                outer = p + r * (r * (ci * 24.0) + (4.0 * d - 16.0 + q * 4.0))
         else:
-            f_i = tl.exp(s * (-1.0 / ci)) if DOUBLE else tl.exp2(s * (-1.4426950408889634 / ci))
+            f_i = exponential(s, ci, SCALES, DOUBLE)
             g_i = f_i * (2.0 / ci)
             if VALUE and NORMAL:
                 inner = p + (s * ((-2.0 - 4.0 / ci) / ci) + 2.0 * d / ci)
                 outer = inner + (4.0 / ci + 2.0)
             elif VALUE:
-                inner = p + (s * (-4.0 / (ci * ci)) + 2.0 * d / ci) - q * (2.0 / ci)
+                inner = p + (s * (-4.0 / (ci * ci)) + 2.0 * d / ci) + q * (2.0 / ci)
                 outer = inner + 4.0 / ci
         u_i = f_i * inner
         a_i = -g_i * outer if VALUE else g_i
@@ -127,7 +123,7 @@ def _pair(
 
 @triton.jit
 def _dot_start(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
-    """What p of the standard normal starts from: with IMQ, -2 is what q = s leaves of 2f' q, and half
+    """What p of the standard normal starts from: with IMQ, -2 is what q = -s leaves of -2f' q, and half
     the start of s is made good."""
     c = scale(scales, 0, DOUBLE)
     return c * 0.5 - 2.0 if IMQ else c * 0.0
@@ -307,7 +303,7 @@ def _products(
     DOUBLE: tl.constexpr, R: tl.constexpr, C: tl.constexpr, DOWN: tl.constexpr,
     ACROSS: tl.constexpr,
 ):  # fmt: skip
-    """s from `start` on, p = s_i . s_j and q = (s_j - s_i) . e of points beside their scores; as `distances`."""
+    """s from `start` on, p = s_i . s_j and q = (s_i - s_j) . e of points beside their scores; as `distances`."""
     s = tl.zeros((R, C, DOWN, ACROSS), tl.float64 if DOUBLE else tl.float32)
     p = s
     q = s
@@ -322,8 +318,9 @@ def _products(
             v = tl.broadcast_to(xs[k + 4][:, None, :, None], s.shape)
             w = tl.broadcast_to(ys[k + 4][None, :, None, :], s.shape)
             s = tl.fma(e, e, s)
-            p = tl.fma(v, w, p)
-            q = tl.fma(w - v, e, q)
+            # The row's operand in the same place everywhere: then instructions for two are made of the same two rows.
+            p = tl.fma(w, v, p)
+            q = tl.fma(v - w, e, q)
         x += stride * 8
     return s, p, q
 
@@ -476,6 +473,8 @@ def _tiled_kernel(
         tl.store(values + tl.program_id(0), value * unit - corner * excluded)
 
 
+# Before 3.9 Triton may make no product of fewer than 16 columns of a tile, with which these spill a little.
+_OF_SCORES = (8, 2) if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9) else (4, 4)
 # By what is computed (value, pull, normal) and the largest d a tile is for. Up to it a row's coordinates
 # live in registers and d is a constant of the compilation; None is every larger d, for the tiled kernel.
 _FLOAT32: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
@@ -495,7 +494,7 @@ _FLOAT32: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
         None: Tile(128, 128, 8, 32, (8, 8)),
     },
     (True, False, False): {None: Tile(64, 64, 8, 16, (4, 4))},
-    (True, True, False): {None: Tile(128, 32, 8, 32, (4, 4))},
+    (True, True, False): {None: Tile(128, 32, 8, 32, _OF_SCORES)},
     (False, True, False): {None: Tile(128, 64, 8, 32, (8, 4))},
 }
 _FLOAT64: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
@@ -519,14 +518,14 @@ _FLOAT64: dict[tuple[bool, bool, bool], dict[int | None, Tile]] = {
 # The tiled kernels with several scales, whose constants fill the registers: where those of one would spill.
 _SEVERAL_SCALES = {
     (torch.float32, True, True, True): Tile(64, 64, 8, 16, (4, 4)),
-    (torch.float32, True, True, False): Tile(32, 16, 8, 16, (1, 2)),
-    (torch.float32, False, True, True): Tile(128, 64, 8, 32, (4, 8)),
+    (torch.float32, True, True, False): Tile(16, 32, 8, 16, (1, 2)),
+    (torch.float32, False, True, True): Tile(128, 64, 8, 32, (8, 4)),
     (torch.float64, True, False, True): Tile(64, 32, 8, 16, (2, 4)),
-    (torch.float64, True, True, True): Tile(32, 16, 8, 16, (1, 2)),
-    (torch.float64, False, True, True): Tile(64, 32, 8, 16, (2, 4)),
+    (torch.float64, True, True, True): Tile(16, 32, 8, 16, (1, 2)),
+    (torch.float64, False, True, True): Tile(64, 32, 8, 16, (4, 2)),
     (torch.float64, True, False, False): Tile(32, 32, 8, 16, (1, 4)),
-    (torch.float64, True, True, False): Tile(32, 16, 8, 16, (1, 2)),
-    (torch.float64, False, True, False): Tile(64, 32, 8, 16, (2, 4)),
+    (torch.float64, True, True, False): Tile(16, 32, 8, 16, (1, 2)),
+    (torch.float64, False, True, False): Tile(64, 32, 8, 16, (4, 2)),
 }
 
 
@@ -559,8 +558,7 @@ def configuration(
     if scales > 1 and dtype == torch.float64:
         # Their constants leave the registers for one or two pairs of a thread.
         options["num_warps"] = 8
-    paired = dtype == torch.float32 and d % 2 == 0
-    return Launch(_register_kernel, {**constants, "D": d, "PAIRED": paired}, options)
+    return Launch(_register_kernel, {**constants, "D": d, "PAIRED": d % 2 == 0}, options)
 
 
 def shipped(value: bool = False) -> Iterator[Shipped]:
@@ -619,8 +617,12 @@ def _loops(
     products = value and not normal
     # A division takes 16 instructions and an exponential 30: told by what a multiply-add is not.
     around = Loop("kernel", "DSETP" if double and family == "rbf" else "MUFU", 1, None)
-    distances = Loop("distances", add, 1 + products, 5 if products else 2)
     pull_on = Loop("pull", fma, 1, 1)
+    if products:
+        # By their multiply-adds: where two differences are one instruction, others become additions.
+        distances = Loop("distances", fma, 3, 5)
+        return (around, pull_on, distances) if pull else (around, distances)
+    distances = Loop("distances", add, 1, 2)
     return (around, distances, pull_on) if pull else (around, distances)
 
 
