@@ -107,7 +107,8 @@ def test_extremes(k, dtype):
         ]
     )
     x = rows.repeat(1, k // 4).to(DEVICE, dtype)
-    for tau in (5e-324, 1e-30, 1.0, 1e30, 1e300):
+    # Long rows take the interpreter two seconds each.
+    for tau in (5e-324, 1e-30, 1.0, 1e30, 1e300) if k == 4 else (1e-30, 1e30):
         for hard in (False, True):
             y = x.clone().requires_grad_()
             value = vk.gumbel_softmax(y, tau, hard, backend="triton")
