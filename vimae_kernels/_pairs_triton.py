@@ -72,7 +72,7 @@ def start_of(scales, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
 
 @triton.jit
 def reciprocal(s, DOUBLE: tl.constexpr):
-    """1 / s for s > 0, in half the instructions of a division or fewer; 0 where float32 has no such s."""
+    """1 / s for s > 1.2e-38, in half the instructions of a division or fewer; 0 where s overflows float32."""
     r = tl.rsqrt(s.to(tl.float32))
     r = r * r
     if DOUBLE:

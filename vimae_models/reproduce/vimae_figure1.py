@@ -26,7 +26,7 @@ class Figure1(Target):
     def configs(self, scale: str) -> dict[str, runs.Config]:
         at: dict[str, dict[str, Any]] = {
             "smoke": {"data": "digits", "epochs": 2, "width": 0.1, "images": 400},
-            # At a constant learning rate MMD² differs by the factor 5 from one epoch to the next.
+            # At a constant learning rate MMD² differs several times from one epoch to the next.
             "small": {"epochs": 12, "images": 20_000, "lr_decay": 0.75},
             "paper": {},
         }
