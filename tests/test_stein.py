@@ -99,6 +99,49 @@ def test_large_dimension_and_many_points(poisoned):
     assert error(vk.stein_gradient(z), z, -z, "rbf") <= 2e-6
 
 
+# Points whose differences are small or far against how they lie as a whole: what a product of
+# matrices would lose.
+LAYOUTS = {
+    "uniform": lambda n, d: torch.rand(n, d, dtype=torch.float64),
+    "two tight clusters": lambda n, d: (
+        0.01 * torch.randn(n, d, dtype=torch.float64) + 2.0 * (torch.arange(n)[:, None] % 2)
+    ),
+    "twins": lambda n, d: (
+        torch.randn(n // 2, d, dtype=torch.float64).repeat(2, 1)
+        + 1e-3 * torch.randn(n // 2 * 2, d, dtype=torch.float64)
+    ),
+    "an outlier": lambda n, d: torch.cat(
+        [0.01 * torch.randn(n - 1, d, dtype=torch.float64), torch.ones(1, d)]
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_layout_of_the_points_costs_digits(layout, dtype, poisoned):
+    for n, d in ((300, 3), (80, 64), (66, 300)):
+        for shift in (0.0, 100.0):
+            z = (LAYOUTS[layout](n, d) + shift).to(dtype)
+            widest = (z.double() - z.double().mean(0)).square().sum(-1).max().item()
+            # Bandwidths from more than the points reach to a third of it. The drift -k z_j of an
+            # outlier is what is left of larger terms, k (z_i - z_j) - k z_i: scores are given.
+            for part in (0.5, 2.0, 5.0, 7.0, 9.0):
+                kernel = vk.RBF(math.sqrt(widest / part))
+                for score in (None, torch.zeros_like(z), torch.randn_like(z)):
+                    if score is None and layout == "an outlier":
+                        continue
+                    got = vk.stein_gradient(z, kernel=kernel, score=score)
+                    known = -z if score is None else score
+                    assert error(got, z, known, kernel) <= TOLERANCE[dtype]
+
+
+def test_bandwidths_at_the_ends_of_the_range():
+    z = torch.randn(80, 5)
+    for bandwidth in (1e-15, 1e-8, 1e8, 1e15):
+        kernel = vk.RBF(bandwidth)
+        assert error(vk.stein_gradient(z, kernel=kernel), z, -z, kernel) <= 2e-6
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_any_number_of_threads(threads, poisoned):
     before = torch.get_num_threads()

@@ -29,12 +29,8 @@
 namespace vimae::VIMAE_SIMD {
 namespace {
 
-// Coordinates pulled at once: what the rows of a panel sum up in them, over the lanes, stays in the
-// first cache.
-constexpr std::int64_t KP = 8;
-// Column panels whose weights are kept at once where there are more coordinates ...
-constexpr std::int64_t kColumnPanels = 8;
-// ... and between two reductions of what the rows sum up, where there are not.
+// Column panels between two reductions of what the rows sum up where there are at most KP
+// coordinates.
 constexpr std::int64_t kRowPanels = 32;
 
 template <class T, class Rule>
@@ -145,7 +141,7 @@ struct Symmetric {
       const bool flush = q1 == end || d > KP || (q1 - begin) % kRowPanels == 0;
       if (Rule::kForce) pulls<false>(row, q0, q1, triangle, force, force_rows, flush);
       if (Rule::kDrift) pulls<true>(row, q0, q1, triangle, drift, drift_rows, flush);
-      if (kMass && flush) leave_lanes(mass_rows, 1, 1, mass + row * P);
+      if (kMass && flush) leave_lanes<T>(mass_rows, 1, 1, mass + row * P);
     }
     return sum(total);
   }
@@ -291,23 +287,8 @@ struct Symmetric {
         // What leaves the tile does so in float64.
         for (int k = 0; k < kc * P; k += V) add_wide(to + (q * d + k0) * P + k, load(columns + k));
       }
-      if (flush) leave_lanes(lanes, kd, kc, to + (row * d + k0) * P);
+      if (flush) leave_lanes<T>(lanes, kd, kc, to + (row * d + k0) * P);
     }
-  }
-
-  // Adds what the rows of a panel have summed up in kc of kd coordinates to `to`, and starts anew.
-  VIMAE_INLINE void leave_lanes(Vec<T>* lanes, std::int64_t kd, int kc, double* to) const {
-    for (int k = 0; k < kc; ++k)
-      for (int i = 0; i < P; i += V) {
-        Vec<T> of[V];
-#pragma GCC unroll 16
-        for (int l = 0; l < V; ++l) {
-          Vec<T>& row = lanes[(i + l) / R * R * kd + k * R + (i + l) % R];
-          of[l] = row, row = Vec<T>{};
-        }
-        add_wide(to + k * P + i,
-                 transposed_reduce<T>(of, [](auto p, auto q) VIMAE_LAMBDA { return p + q; }));
-      }
   }
 
   // The pull of a register tile over kc coordinates.

@@ -21,6 +21,12 @@ constexpr int R = 4;    // rows of a register tile ...
 constexpr int JV =
     VIMAE_SIMD_BYTES == 64 ? 4 : 2;  // ... and vectors of columns: what the registers hold
 
+// Coordinates summed up at once: what the rows of a panel sum up in them, over the lanes, stays in
+// the first cache.
+constexpr std::int64_t KP = 8;
+// Column panels whose weights are kept at once, between two reductions of what the rows sum up.
+constexpr std::int64_t kColumnPanels = 8;
+
 // Points [0, count) of a panel out of rows of d coordinates; the padding is 0. Returns 0, or NaN if
 // a coordinate is not finite.
 template <class T>
@@ -95,6 +101,24 @@ VIMAE_INLINE void each_tile(std::int64_t rows, std::int64_t columns, bool diagon
         default:
           visit(i, j, Vectors<Most>{});
       }
+    }
+}
+
+// Adds what the rows of a panel have summed up in kc of kd coordinates, [P / R][kd][R] and still
+// spread over the lanes, to `to`, [kc][P], and starts anew.
+template <class T>
+VIMAE_INLINE void leave_lanes(Vec<T>* lanes, std::int64_t kd, int kc, double* to) {
+  constexpr int V = kLanes<T>;
+  for (int k = 0; k < kc; ++k)
+    for (int i = 0; i < P; i += V) {
+      Vec<T> of[V];
+#pragma GCC unroll 16
+      for (int l = 0; l < V; ++l) {
+        Vec<T>& row = lanes[(i + l) / R * R * kd + k * R + (i + l) % R];
+        of[l] = row, row = Vec<T>{};
+      }
+      add_wide(to + k * P + i,
+               transposed_reduce<T>(of, [](auto p, auto q) VIMAE_LAMBDA { return p + q; }));
     }
 }
 

@@ -16,9 +16,6 @@
 namespace vimae::VIMAE_SIMD {
 namespace {
 
-constexpr std::int64_t kColumnPanels =
-    8;  // column panels between two reductions of a row's gradient, large d
-
 // What a tile is asked for besides the sum of its kernel values: the gradient of its columns, or of
 // both sides. Columns lie along the lanes, so theirs is the cheap one; rows have to be added up
 // across the lanes.
