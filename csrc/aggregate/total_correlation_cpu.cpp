@@ -258,7 +258,7 @@ struct Total {
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           const std::int64_t e = v * Tile + r * V;
-          Vec<T> x;
+          Vec<T> x = {};
           if constexpr (Deep)
             for (int i = 0; i < V; ++i) x[i] = T(l[e + i] - top[r]);
           else
