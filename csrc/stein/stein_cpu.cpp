@@ -72,7 +72,7 @@ struct Products {
       double squares[P] = {}, part[P] = {};
       for (std::int64_t k = 0; k < d; ++k) {
         T *xk = x + at + k * P, *pk = p + at + k * P;
-        for (int i = 0; i < P; ++i) {
+        for (int i = 0; i < count(q); ++i) {
           const T e = xk[i] - T(mean[k]);
           xk[i] = T(unit) * e;
           if (score) pk[i] = T(double(pk[i]) - 2 / c * double(e));
@@ -83,7 +83,7 @@ struct Products {
           squares[i] += part[i], part[i] = 0;
       }
       for (int i = 0; i < P; ++i) {
-        // Padding is far away: it has no weight.
+        // Padding stays 0, and has no weight.
         half[q * P + i] = i < count(q) ? T(squares[i] / -2) : T(-1e4);
         if (i < count(q)) most = std::max(most, squares[i]);
       }
