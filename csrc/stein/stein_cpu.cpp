@@ -1,7 +1,7 @@
 // The Stein gradient: pairs of points, each met once for both its ends, in one of two ways.
 //
 // Any kernel and any points: common/symmetric.h, which takes every difference of two points. With
-// one RBF scale, the default, half the arithmetic is enough. Around the mean m, with e = z - m,
+// one RBF scale, the default, three fifths of its arithmetic do. Around the mean m, with e = z - m,
 //
 //   sum_j k_ij (score_j + 2/c (z_i - z_j)) = sum_j k_ij p_j + 2/c e_i sum_j k_ij
 //   p = score - 2/c e,  log2 k_ij = x_i . x_j - |x_i|^2 / 2 - |x_j|^2 / 2,  x = sqrt(2/c log2(e)) e
