@@ -8,15 +8,18 @@ from ... import _native
 from ..._autograd import accumulator
 
 
-def gumbel_softmax(logits: Tensor, seed: Tensor, tau: float, hard: bool) -> Tensor:
-    return _gumbel(logits, seed, tau, hard, None)
-
-
-def gumbel_softmax_grad(logits: Tensor, seed: Tensor, g: Tensor, tau: float) -> Tensor:
-    return _gumbel(logits, seed, tau, False, _dense(g))
+def gumbel_softmax(logits, seed, tau, hard, need_soft):
+    tau = float(tau)
+    soft = (
+        _gumbel(logits.to(accumulator(logits)), seed, tau, False, None)
+        if need_soft
+        else logits.new_empty(0)
+    )
+    return soft, _gumbel(logits, seed, tau, True, None) if hard else logits.new_empty(0)
 
 
 def softmax_grad(y: Tensor, g: Tensor, tau: float) -> Tensor:
+    tau = float(tau)
     y, g = _dense(y), _dense(g)
     out = y.new_empty(y.shape)
     if out.numel():
