@@ -7,9 +7,10 @@ Eager calls that no transform watches go straight to the code, for the dispatche
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -43,6 +44,15 @@ _NAMESPACE, _LIBRARY = _library()
 def implementation(package: str | None, backend: str) -> ModuleType:
     """The module of a kernel's folder that runs on `backend`, imported when first needed."""
     return importlib.import_module(f"{package}.{backend}_impl")
+
+
+def on_backend(package: str | None, function: str) -> Run:
+    """`function` of the module of the backend that the last argument names."""
+
+    def run(*args: Any) -> Any:
+        return getattr(implementation(package, args[-1]), function)(*args[:-1])
+
+    return run
 
 
 def plain(*tensors: Tensor | None) -> bool:
@@ -134,12 +144,7 @@ def operation(
     dispatched = getattr(getattr(torch.ops, _NAMESPACE), name).default
 
     def below(*args: Any) -> Any:
-        # An autograd function turns derivatives off, but those of transforms further out are still wanted.
-        with (
-            torch.enable_grad(),
-            _set_fwd_grad_enabled(True),
-            torch._C._AutoDispatchBelowAutograd(),
-        ):
+        with _as_seen_from_outside():
             return dispatched(*args)
 
     def differentiate(run: Run, *args: Any) -> Any:
@@ -147,14 +152,14 @@ def operation(
             return differentiated(*args)
         # At the level of one transform; the dispatcher sees to the others.
         with enable_single_level_autograd_function():
-            if refused:
-                args = tuple(
-                    _Refused.apply(a, refusal) if i in refused and a is not None else a
-                    for i, a in enumerate(args)
-                )
-            return node.apply(run, *args)
+            return node.apply(run, *map(refuse, itertools.count(), args))
 
-    node = _node(derivative, tensors) if derivative is not None else None
+    def refuse(i: int, x: Any) -> Any:
+        if i not in refused or x is None:
+            return x
+        return _Refused.apply(x, refusal)  # type: ignore[attr-defined]
+
+    node: Any = None if derivative is None else _node(derivative, tensors)
 
     if derivative is not None or differentiated is not None:
 
@@ -229,13 +234,25 @@ def _node(derivative: Derivative, tensors: int) -> Any:
     return Node
 
 
+@contextlib.contextmanager
+def _as_seen_from_outside() -> Iterator[None]:
+    """Inside an autograd function, which turns derivatives off: those of transforms further out are still wanted."""
+    with (
+        torch.enable_grad(),
+        _set_fwd_grad_enabled(True),
+        torch._C._AutoDispatchBelowAutograd(),
+    ):
+        yield
+
+
 class _Refused(_SingleLevelFunction):
     """x, where a derivative in it is refused: not where it is differentiated, but where somebody needs the result."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, message: str) -> Tensor:
         ctx.message = message
-        return x.view_as(x)
+        with _as_seen_from_outside():
+            return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> Any:
@@ -377,7 +394,8 @@ def saved_gradient(
 
         def second(self, x: Any, dx: Any, vectors: Any, g: Tensor, config: Any) -> Any:
             if hessian is None:
-                return [None] * count
+                # Refused before they come here: what they are is of no matter.
+                return [None if t is None else torch.zeros_like(t) for t in x]
             dtype = accumulator(x[0])
             vectors = [
                 torch.zeros_like(t, dtype=dtype) if d.ndim == 1 or v is None else v.to(dtype)

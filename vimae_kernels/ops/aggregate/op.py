@@ -15,9 +15,9 @@ from ..._backend import Backend, resolve
 from ..._distributed import check_group, gather
 from ..._operation import (
     Derivative,
-    implementation,
     no_forward_mode,
     no_second,
+    on_backend,
     operation,
     saved_gradient,
 )
@@ -267,19 +267,13 @@ _INPUTS = "Tensor z, Tensor mean, Tensor log_var"
 _CONFIG = "str weighting, SymInt dataset_size, str backend"
 
 
-def _run(z: Tensor, mean: Tensor, log_var: Tensor, *config: Any) -> Any:
-    *config, backend = config
-    return implementation(__package__, backend).log_density(z, mean, log_var, *config)
+_run = on_backend(__package__, "log_density")
+_run_gradient = on_backend(__package__, "log_density_grad")
 
 
 def _fake(z: Tensor, *_: Any) -> Any:
     joint = z.new_empty(z.shape[:-1], dtype=torch.float64)
     return joint, z.new_empty(z.shape), z.new_empty(z.shape), z.new_empty(z.shape)
-
-
-def _run_backward(*arguments: Any) -> Any:
-    *arguments, backend = arguments
-    return implementation(__package__, backend).log_density_grad(*arguments)
 
 
 class _Refused(Derivative):
@@ -311,7 +305,7 @@ class _ByGradient(Derivative):
 _log_density_gradient = operation(
     f"_aggregate_log_density_grad({_INPUTS}, Tensor joint, Tensor peak, Tensor total, Tensor g_joint, "
     f"Tensor g_marginal, {_CONFIG}) -> (Tensor, Tensor, Tensor)",
-    _run_backward,
+    _run_gradient,
     lambda z, mean, *_: (z.new_empty(z.shape), z.new_empty(mean.shape), z.new_empty(mean.shape)),
     tensors=8,
     derivative=_Refused(),
@@ -326,25 +320,25 @@ _log_density = operation(
 )
 
 
+# On CPUs in one pass, from which the densities need not be kept.
+_one_pass = on_backend(__package__, "total_correlation")
+_one_pass_with_gradient = on_backend(__package__, "total_correlation_grad")
+
+
 def _total_correlation_run(z: Tensor, mean: Tensor, log_var: Tensor, *config: Any) -> Tensor:
-    *config, backend = config
-    if backend == "native" and not z.is_cuda:
-        run = implementation(__package__, backend).total_correlation
-        return run(z, mean, log_var, *config)  # type: ignore[no-any-return]
-    joint, marginal, *_ = _run(z, mean, log_var, *config, backend)
+    if config[-1] == "native" and not z.is_cuda:
+        return _one_pass(z, mean, log_var, *config)  # type: ignore[no-any-return]
+    joint, marginal, *_ = _run(z, mean, log_var, *config)
     return (joint.to(z.dtype) - marginal.sum(-1)).mean(-1)  # type: ignore[no-any-return]
 
 
 def _total_correlation_and_gradient(
     z: Tensor, mean: Tensor, log_var: Tensor, need: Sequence[bool], *config: Any
 ) -> Any:
-    *config, backend = config
-    if backend == "native" and not z.is_cuda:
-        # One pass gives them all.
-        run = implementation(__package__, backend).total_correlation_grad
-        value, *gradients = run(z, mean, log_var, *config)
+    if config[-1] == "native" and not z.is_cuda:
+        value, *gradients = _one_pass_with_gradient(z, mean, log_var, *config)
     else:
-        joint, marginal, peak, total = _run(z, mean, log_var, *config, backend)
+        joint, marginal, peak, total = _run(z, mean, log_var, *config)
         value = (joint.to(z.dtype) - marginal.sum(-1)).mean(-1)
         each = 1 / z.shape[-2]
         made = (
@@ -354,7 +348,7 @@ def _total_correlation_and_gradient(
             torch.full_like(marginal[..., 0], each),
             torch.full_like(marginal, -each),
         )
-        gradients = _run_backward(z, mean, log_var, *made, *config, backend)
+        gradients = _run_gradient(z, mean, log_var, *made, *config)
     return value, *(g if n else g.new_empty(0) for g, n in zip(gradients, need, strict=True))
 
 

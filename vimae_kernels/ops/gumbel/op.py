@@ -190,25 +190,30 @@ def _run_both(
     return run(logits, seed, _temperature(logits, tau, numbers), hard, True)
 
 
-def _run_gradient(y: Tensor, g: Tensor, tau: Tensor | None, numbers: Any, backend: str) -> Tensor:
+def _run_gradient(
+    y: Tensor, g: Tensor, tau: Tensor | None, logits: Tensor | None, numbers: Any, backend: str
+) -> Tensor:
     run = implementation(__package__, backend).softmax_grad
     return run(y, g, _temperature(y, tau, numbers))  # type: ignore[no-any-return]
 
 
-def _formula(y: Tensor, g: Tensor, tau: Tensor | None, numbers: Any, backend: str) -> Tensor:
+def _formula(
+    y: Tensor, g: Tensor, tau: Tensor | None, logits: Tensor | None, numbers: Any, backend: str
+) -> Tensor:
     """The same, as torch can differentiate it any number of times."""
     half = reference.half_tau(numbers[0] if tau is None else tau, y.dtype)
     if isinstance(half, Tensor) and half.ndim:
         half = half.unsqueeze(-1)
-    return y * (g - (g * y).sum(-1, keepdim=True)) * (0.5 / half)
+    return y * (g - (g * y).sum(-1, keepdim=True)) * (0.5 / half)  # type: ignore[no-any-return]
 
 
-# y (g - sum(g y)) / tau: the product with the symmetric Jacobian of the soft sample y in the logits.
+# y (g - sum(g y)) / tau: the product with the symmetric Jacobian of the soft sample y in the logits, which are here for
+# autograd's sake alone.
 _softmax_gradient = operation(
-    "_softmax_gradient(Tensor y, Tensor g, Tensor? tau, float[] numbers, str backend) -> Tensor",
+    "_softmax_gradient(Tensor y, Tensor g, Tensor? tau, Tensor? logits, float[] numbers, str backend) -> Tensor",
     _run_gradient,
     lambda y, *_: y.new_empty(y.shape),
-    tensors=3,
+    tensors=4,
     differentiated=_formula,
 )
 
@@ -224,38 +229,40 @@ class _FromTheSample(Derivative):
         ctx.set_materialize_grads(False)
         if not hard:
             ctx.mark_non_differentiable(one_hot)
-        ctx.save_for_backward(soft, tau)
-        ctx.save_for_forward(soft, tau)
+        # A compiled backward that did not take them would hide from a second derivative that it depends on them.
+        source = logits if torch._C._len_torch_dispatch_stack() else None
+        ctx.save_for_backward(soft, tau, source)
+        ctx.save_for_forward(soft, tau, source)
 
     def backward(self, ctx: Any, g: Tensor | None, g_one_hot: Tensor | None) -> Any:
-        soft, tau = ctx.saved_tensors
+        soft, tau, source = ctx.saved_tensors
         given = [t.to(soft.dtype) for t in (g, g_one_hot) if t is not None]
         if not given:
             return None, None, None
         total = given[0] if len(given) == 1 else given[0] + given[1]
-        of_logits = self.along(ctx, soft, total, tau).to(ctx.dtype)
+        of_logits = self.along(ctx, soft, total, tau, source).to(ctx.dtype)
         if tau is None:
             return of_logits, None, None
-        of_tau = (total * self.of_tau(ctx, soft, tau)).sum(-1)
+        of_tau = (total * self.of_tau(ctx, soft, tau, source)).sum(-1)
         return of_logits, None, of_tau.sum() if tau.ndim == 0 else of_tau
 
     def jvp(self, ctx: Any, saved: Any, v: Tensor | None, _: Any, v_tau: Tensor | None) -> Any:
-        soft, tau = saved
+        soft, tau, source = saved
         tangent = torch.zeros_like(soft)
         if v is not None:
-            tangent = tangent + self.along(ctx, soft, v.to(soft.dtype), tau)
+            tangent = tangent + self.along(ctx, soft, v.to(soft.dtype), tau, source)
         if v_tau is not None:
             weight = v_tau.unsqueeze(-1) if v_tau.ndim else v_tau
-            tangent = tangent + weight * self.of_tau(ctx, soft, tau)
+            tangent = tangent + weight * self.of_tau(ctx, soft, tau, source)
         return tangent, tangent.to(ctx.dtype) if ctx.hard else None
 
-    def along(self, ctx: Any, soft: Tensor, g: Tensor, tau: Tensor | None) -> Tensor:
-        return _softmax_gradient(soft, g, tau, ctx.numbers, ctx.backend)  # type: ignore[no-any-return]
+    def along(self, ctx: Any, soft: Tensor, g: Tensor, *sources: Tensor | None) -> Tensor:
+        return _softmax_gradient(soft, g, *sources, ctx.numbers, ctx.backend)  # type: ignore[no-any-return]
 
-    def of_tau(self, ctx: Any, soft: Tensor, tau: Tensor) -> Tensor:
+    def of_tau(self, ctx: Any, soft: Tensor, *sources: Tensor | None) -> Tensor:
         """dy / dtau: (logits + g) / tau is log y but for what is the same in a row. Where y is 0 so is this."""
         log = soft.where(soft > 0, 1.0).log()
-        return -self.along(ctx, soft, log, tau)
+        return -self.along(ctx, soft, log, *sources)
 
 
 _with_soft = operation(

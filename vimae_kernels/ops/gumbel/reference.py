@@ -68,7 +68,7 @@ def gumbel_softmax(logits: Tensor, seed: Tensor, tau: float | Tensor, hard: bool
     if hard:
         one_hot = torch.zeros_like(y).scatter(-1, z.argmax(-1, keepdim=True), 1.0)
         y = one_hot + (y - y.detach())
-    return y.to(logits.dtype)
+    return y.to(logits.dtype)  # type: ignore[no-any-return]
 
 
 def half_tau(tau: float | Tensor, dtype: torch.dtype) -> Any:

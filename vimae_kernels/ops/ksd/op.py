@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from ... import _checks, _score
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
-from ..._operation import implementation, saved_gradient
+from ..._operation import on_backend, saved_gradient
 from ...kernels import RBF, Kernel, resolve_kernel
 from . import reference
 
@@ -102,15 +102,20 @@ def _value(
 _CONFIG = "str family, float[] scales, bool unbiased, str backend"
 
 
-def _value_of(z: Tensor, score: Tensor | None, *config: Any) -> Any:
-    *config, backend = config
-    return implementation(__package__, backend).ksd(z, score, *config)
+_gradient = on_backend(__package__, "ksd_grad")
 
 
-def _value_and_gradient(z: Tensor, score: Tensor | None, need: Sequence[bool], *config: Any) -> Any:
-    *config, backend = config
-    value, dz, dscore = implementation(__package__, backend).ksd_grad(z, score, need[1], *config)
+def _value_and_gradient(
+    z: Tensor, score: Tensor | None, need: Sequence[bool], *config: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    value, dz, dscore = _gradient(z, score, need[1], *config)
     return value, dz if need[0] else dz.new_empty(0), dscore
 
 
-_ksd = saved_gradient("ksd", "Tensor z, Tensor? score", _CONFIG, _value_of, _value_and_gradient)
+_ksd = saved_gradient(
+    "ksd",
+    "Tensor z, Tensor? score",
+    _CONFIG,
+    on_backend(__package__, "ksd"),
+    _value_and_gradient,
+)

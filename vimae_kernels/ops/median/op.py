@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..._operation import implementation, operation
+from ..._operation import on_backend, operation
 from . import reference
 
 
@@ -25,7 +25,7 @@ def median_distance(x: Tensor, backend: str) -> Tensor:
 
 _median_distance = operation(
     "_median_distance(Tensor x, str backend) -> Tensor",
-    lambda x, backend: implementation(__package__, backend).median_distance(x),
+    on_backend(__package__, "median_distance"),
     lambda x, backend: x.new_empty(x.shape[:-2]),
     tensors=1,
 )

@@ -97,12 +97,12 @@ _expectation = operation(
 )
 
 # E k(p, p'), ().
-_constant = operation(
+_constant: Any = operation(
     "_closed_form_constant(Tensor r, str family, float[] scales, SymInt d) -> Tensor",
     lambda r, family, scales, d: _exponentials(family, scales, d, r.device)[2].clone(),
     lambda r, *_: r.new_empty(()),
     tensors=1,
-    vmap=lambda info, dims, r, *rest: (_constant.dispatched(r, *rest), None),  # type: ignore[attr-defined]
+    vmap=lambda info, dims, r, *rest: (_constant.dispatched(r, *rest), None),
 )
 
 

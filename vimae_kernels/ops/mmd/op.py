@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,7 +12,7 @@ from ... import _checks
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
 from ..._distributed import check_group, from_first, gather
-from ..._operation import Derivative, implementation, operation, saved_gradient
+from ..._operation import Derivative, on_backend, operation, saved_gradient
 from ...kernels import RBF, Kernel, resolve_kernel
 from ...priors import Prior, sample_prior
 from ..median.op import median_distance
@@ -175,19 +174,7 @@ def _gathered(
 _CONFIG = "str family, float[] scales, bool unbiased, str backend"
 
 
-def _value(x: Tensor, y: Tensor, *config: Any) -> Any:
-    *config, backend = config
-    return implementation(__package__, backend).mmd(x, y, *config)
-
-
-def _value_and_gradient(x: Tensor, y: Tensor, need: Sequence[bool], *config: Any) -> Any:
-    *config, backend = config
-    return implementation(__package__, backend).mmd_grad(x, y, *need, *config)
-
-
-def _product(x: Tensor, y: Tensor, vx: Tensor, vy: Tensor, *config: Any) -> Any:
-    *config, backend = config
-    return implementation(__package__, backend).mmd_hvp(x, y, vx, vy, *config)
+_gradient = on_backend(__package__, "mmd_grad")
 
 
 def _product_fake(x: Tensor, y: Tensor, *_: Any) -> Any:
@@ -214,7 +201,7 @@ class _Linear(Derivative):
 
 _hessian = operation(
     f"_mmd_hessian(Tensor x, Tensor y, Tensor vx, Tensor vy, {_CONFIG}) -> (Tensor, Tensor)",
-    _product,
+    on_backend(__package__, "mmd_hvp"),
     _product_fake,
     tensors=4,
     derivative=_Linear(),
@@ -224,5 +211,10 @@ _hessian = operation(
 )
 
 _mmd = saved_gradient(
-    "mmd", "Tensor x, Tensor y", _CONFIG, _value, _value_and_gradient, hessian=_hessian
+    "mmd",
+    "Tensor x, Tensor y",
+    _CONFIG,
+    on_backend(__package__, "mmd"),
+    lambda x, y, need, *rest: _gradient(x, y, *need, *rest),
+    hessian=_hessian,
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import _checks
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
-from ..._operation import implementation, lead, operation
+from ..._operation import lead, on_backend, operation
 from ...kernels import RBF, Kernel, resolve_kernel
 from ..median.op import median_distance
 from ..mmd.reference import kernel_matrix
@@ -130,10 +130,11 @@ def _draw(
     backend: str,
 ) -> Tensor:
     columns = -(-(permutations + 1) // COLUMNS) * COLUMNS
+    # As a keyword torch.compile would not have a generator, not even None.
+    source: Any = {} if generator is None else {"generator": generator}
     if backend == "native" and device.type == "cpu":
-        seeds = torch.randint(
-            torch.iinfo(torch.int64).max, (permutations,), device=device, generator=generator
-        )
+        most = torch.iinfo(torch.int64).max
+        seeds = torch.randint(most, (permutations,), device=device, **source)
         return _draw_labels(seeds, size, n, columns)  # type: ignore[no-any-return]
     identity = torch.arange(size, device=device) < n
     packed = [pack(identity[None])]
@@ -141,7 +142,7 @@ def _draw(
     for done in range(0, permutations, at_once):
         count = min(at_once, permutations - done)
         # The ranks of random numbers are a random permutation; ties, if any, are broken by position.
-        u = torch.rand(count, size, device=device, generator=generator)
+        u = torch.rand(count, size, device=device, **source)
         packed.append(pack(u.argsort(-1) < n))
     labels = torch.cat(packed, -1)
     return torch.nn.functional.pad(labels, (0, columns - labels.shape[-1]))
@@ -163,11 +164,6 @@ def unpack(labels: Tensor, size: int) -> Tensor:
 # The operations, shared by the backends.
 
 
-def _run(x: Tensor, labels: Tensor, centre: Tensor, n: int, *config: Any) -> Any:
-    *config, backend = config
-    return implementation(__package__, backend).permuted_mmd(x, labels, centre, n, *config)
-
-
 def _fake(x: Tensor, labels: Tensor, *_: Any) -> Tensor:
     return x.new_empty(*x.shape[:-2], labels.shape[-1], dtype=torch.float64)
 
@@ -187,7 +183,7 @@ def _vmap(info: Any, dims: Any, x: Tensor, labels: Tensor, centre: Tensor, *rest
 _permuted_mmd = operation(
     "_permuted_mmd(Tensor x, Tensor labels, Tensor centre, SymInt n, str family, float[] scales, "
     "str backend) -> Tensor",
-    _run,
+    on_backend(__package__, "permuted_mmd"),
     _fake,
     tensors=3,
     vmap=_vmap,

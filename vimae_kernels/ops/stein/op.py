@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 from torch.distributions import Distribution
@@ -11,7 +11,7 @@ from ... import _checks, _score
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
 from ..._distributed import check_group, gather
-from ..._operation import implementation, operation
+from ..._operation import on_backend, operation
 from ...kernels import RBF, Kernel, resolve_kernel
 from . import reference
 
@@ -136,14 +136,9 @@ def _phi(
 # standard normal, phi in the accumulator's dtype.
 
 
-def _run(z: Tensor, score: Tensor | None, *config: Any) -> Any:
-    *config, backend = config
-    return implementation(__package__, backend).stein_gradient(z, score, *config)
-
-
 _stein = operation(
     "_stein(Tensor z, Tensor? score, str family, float[] scales, str backend) -> Tensor",
-    _run,
+    on_backend(__package__, "stein_gradient"),
     lambda z, *_: z.new_empty(z.shape, dtype=accumulator(z)),
     tensors=2,
 )
