@@ -406,13 +406,14 @@ def test_folder_that_may_not_be_read(root, monkeypatch):
     real = os.scandir
 
     def refuse(path):
-        if str(path).endswith("b"):
+        if str(path).endswith(closed):
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(data.DataError, match="zoo/b cannot be read: Permission denied"):
-        data.load(str(root))
+    for closed in ("zoo/b", "zoo"):
+        with pytest.raises(data.DataError, match=f"{closed} cannot be read: Permission denied"):
+            data.load(str(root))
 
 
 # What lies around.
@@ -598,6 +599,13 @@ def test_folder_without_images_is_no_class(root):
     assert "no class, for they hold no images: aa, c" in said(loaded)
 
 
+def test_images_in_no_sub_folder_are_a_class_and_said(root):
+    grey().save(root / "z.png")
+    loaded = data.load(str(root))
+    assert every(loaded)[1].bincount().tolist() == [1, 10, 10]
+    assert "a class of their own, for they are in no sub-folder: 1 images" in said(loaded)
+
+
 def test_one_class(tmp_path):
     loaded = data.load(str(classes_of_grey(tmp_path, "a", 20)))
     assert every(loaded)[1].tolist() == [0] * 20
@@ -615,7 +623,7 @@ NAMES = [
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are text on this system")
 @pytest.mark.parametrize("raw", NAMES)
-def test_names_that_are_not_utf_8(tmp_path, raw, monkeypatch, capsys):
+def test_names_that_are_not_utf_8(tmp_path, raw):
     name = os.fsdecode(raw)
     root = classes_of_grey(tmp_path / name, ["A", name])
     grey().save(root / name / f"{name}.png")
@@ -629,11 +637,16 @@ def test_names_that_are_not_utf_8(tmp_path, raw, monkeypatch, capsys):
     with pytest.raises(data.DataError, match="it is empty") as caught:
         data.load(str(root))
     assert str(caught.value).isprintable()
-    (root / name / "z.png").unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text on this system")
+def test_command_trains_on_a_folder_whose_name_is_not_utf_8(tmp_path, monkeypatch, capsys):
+    name = os.fsdecode(NAMES[0])
+    root = classes_of_grey(tmp_path / name, ["a", name])
     monkeypatch.chdir(tmp_path)
     options = ["--batch-size", "10", "--epochs", "1", "--width", "0.1"]
     assert cli.run(["train", "--data", str(root), *options]) == 0
-    assert "21 images used, 1 ignored" in capsys.readouterr().out
+    assert r"caf\xe9: 20 images used, 0 ignored" in capsys.readouterr().out
     (run,) = (tmp_path / "runs").iterdir()
     assert cli.run(["train", "--resume", str(run), "--epochs", "2"]) == 0
 

@@ -105,8 +105,8 @@ def load(
     Args:
         name: one of `names()`, or the path of a folder of images, whose sub-folders are its classes.
             "digits" (8x8, 1797 images) comes with scikit-learn; "dsprites" is rendered.
-        data_dir: folder of the official files, DIR/<name>/ or DIR itself or torchvision's layout;
-            None is the environment variable VIMAE_DATA.
+        data_dir: folder of the official files, DIR/<name>/ or DIR itself, or what torchvision, Kaggle
+            or Google Drive makes of them there; None is the environment variable VIMAE_DATA.
         images: how many of the training images there are to be, a choice that is the same every
             time; None is all.
         image_size: height and width of the images of mnist and fashion_mnist (a divisor of 28, which
@@ -119,7 +119,7 @@ def load(
 
     Raises:
         DataError: an unknown name; a missing or damaged file, with where it was looked for and how
-            to get it. Images that are read when they are asked for raise it then.
+            to get it. The images of CelebA, which are read when they are asked for, raise it then.
     """
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size is {image_size}; it must be 1 or more")

@@ -115,6 +115,9 @@ def load(folder: Path, size: int | None) -> ImageData:
     empty = _empty_classes(folder, splits, set(classes))
     if empty:
         notes.append(f"no class, for they hold no images: {', '.join(empty)}")
+    alone = classes.count("")
+    if 0 < alone < len(classes):
+        notes.append(f"a class of their own, for they are in no sub-folder: {alone:,} images")
     remarks = Counter(remark for picture in pictures for remark in picture.remarks)
     notes += [f"{remark} ({count:,} images)" for remark, count in sorted(remarks.items())]
     return ImageData(
@@ -124,7 +127,10 @@ def load(folder: Path, size: int | None) -> ImageData:
 
 def _split_folders(source: Source, folder: Path, ignored: Ignored) -> dict[str, str]:
     """The folder of each split, train first; none if these are no splits. Counts what is beside them."""
-    entries = list(os.scandir(folder))
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise source.unreadable(folder, error) from error
     found: dict[str, str] = {}
     for split, names in _SPLITS.items():
         folders = sorted(e.name for e in entries if e.name.lower() in names and e.is_dir())
