@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, features
+from PIL import Image
 from test_data import compressed, files, write
 from test_data_formats import (
     celeba,
@@ -27,6 +27,7 @@ from test_data_formats import (
 )
 
 from vimae_models import cli, data
+from vimae_models.data.files import formats
 
 HEIGHT, WIDTH = 6, 8
 
@@ -129,7 +130,7 @@ def writer(raw):
     return lambda path: path.write_bytes(raw)
 
 
-def png(mode, array):
+def png(mode, array, transparent=None):
     """A PNG of 16 bits a sample, which Pillow writes for grey alone."""
 
     def chunk(name, body):
@@ -142,6 +143,7 @@ def png(mode, array):
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, mode, 0, 0, 0))
+        + (b"" if transparent is None else chunk(b"tRNS", struct.pack(">H", transparent)))
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
@@ -185,7 +187,7 @@ SAVED_BY = {
     ),
     "16-bit PNG with a transparent value": (
         "z.png",
-        saver(Image.fromarray(GREY16), transparency=0),
+        writer(png(0, GREY16, transparent=0)),
         np.where(GREY16 == 0, 255, SCALED),
         SIXTEEN,
     ),
@@ -304,10 +306,8 @@ def test_picture_is_as_it_is_seen(root, kind):
     "ending", [".jpg", ".JPG", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".tiff"]
 )
 def test_formats_that_are_lossy(tmp_path, ending):
-    kind = ending[1:].lower()
-    for feature, endings in (("webp", ["webp"]), ("avif", ["avif"]), ("jpg_2000", ["jp2"])):
-        if kind in endings and not features.check(feature):
-            pytest.skip(f"this Pillow has no {feature}")
+    if ending.lower() not in formats():
+        pytest.skip(f"this Pillow does not read {ending}")
     for i in range(20):
         grey(10 * i, (32, 32)).save(tmp_path / f"{i}{ending}")
     loaded = data.load(str(tmp_path))

@@ -243,6 +243,8 @@ def _plain(picture: Picture) -> tuple[Picture, tuple[str, ...]]:
 
 def _upright(picture: Picture) -> Picture:
     picture.load()
+    if picture.format == "TIFF":  # Pillow turns it, and may leave the tag
+        return picture.copy()
     try:
         return ImageOps.exif_transpose(picture)
     except Exception:  # damaged EXIF can raise anything, and says nothing
