@@ -85,7 +85,6 @@ def test_against_the_formula(shape, dtype, kind, poisoned):
 def test_a_tensor_of_equal_temperatures_is_that_temperature(level, shape):
     used = _native.simd_levels()["used"]
     x, seed, g = 3 * torch.randn(shape), a_seed(), torch.randn(shape)
-    tau = torch.tensor(0.6)
     try:
         _native._C.set_level(level)
         for tau in (torch.tensor(0.6), torch.tensor(1.0)):

@@ -430,12 +430,12 @@ struct Rows {
   // What the row of each element in vector j has in `rows`.
   VIMAE_INLINE Vec<T> spread(const T* rows, std::int64_t j) { return pick(rows, row[j]); }
 
+  // Of `count` rows from `first` on; lanes without a row get that of the last.
   VIMAE_INLINE void set_rates(double numerator, const Tau<T>& tau, std::int64_t first,
                               std::int64_t count) {
-    for (int r = 0; r < V; ++r) rates[r] = T(1);
     if (PerRow)
-      for (std::int64_t r = 0; r < count; ++r)
-        rates[r] = over_tau<T>(numerator, tau_of(tau, first + r));
+      for (std::int64_t r = 0; r < V; ++r)
+        rates[r] = over_tau<T>(numerator, tau_of(tau, first + std::min(r, count - 1)));
     else
       store(rates, splat(over_tau<T>(numerator, tau.same)));
   }
