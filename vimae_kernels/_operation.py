@@ -64,6 +64,8 @@ def plain(*tensors: Tensor | None) -> bool:
             or type(t) in (Tensor, torch.nn.Parameter)
             and not (t.is_neg() or t._is_zerotensor())
             and not torch._C._functorch.is_legacy_batchedtensor(t)
+            # One that a transform left behind: the dispatcher knows what is in it.
+            and not torch._C._functorch.is_functorch_wrapped_tensor(t)
             for t in tensors
         )
         and torch.autograd.forward_ad._current_level < 0
@@ -159,7 +161,7 @@ def operation(
             return x
         return _Refused.apply(x, refusal)  # type: ignore[attr-defined]
 
-    node: Any = None if derivative is None else _node(derivative, tensors)
+    node: Any = None if derivative is None else _node(name, derivative, tensors)
 
     if derivative is not None or differentiated is not None:
 
@@ -211,7 +213,7 @@ def _dual(x: Tensor) -> Any:
     return torch._VF._unpack_dual(x, level=0)  # type: ignore[attr-defined]
 
 
-def _node(derivative: Derivative, tensors: int) -> Any:
+def _node(name: str, derivative: Derivative, tensors: int) -> Any:
     class Node(_SingleLevelFunction):
         @staticmethod
         def forward(ctx: Any, run: Run, *args: Any) -> Any:
@@ -231,7 +233,7 @@ def _node(derivative: Derivative, tensors: int) -> Any:
             with _set_fwd_grad_enabled(True):
                 return derivative.jvp(ctx, saved, *tangents[:tensors])
 
-    return Node
+    return type(Node)(name, (Node,), {})
 
 
 @contextlib.contextmanager
