@@ -114,9 +114,11 @@ def test_nested_blocks_and_exceptions(backend_in_use):
             assert backend_in_use() == "native"
         assert backend_in_use() == "reference"
     assert backend_in_use() == "native"
-    with pytest.raises(ValueError, match="backend is 'gpu'; known backends are"):
-        with vk.use_backend("gpu"):
-            raise AssertionError
+    with (
+        pytest.raises(ValueError, match="backend is 'gpu'; known backends are"),
+        vk.use_backend("gpu"),
+    ):
+        raise AssertionError
     assert backend_in_use() == "native"
 
 
