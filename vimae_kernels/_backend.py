@@ -87,6 +87,12 @@ def resolve(backend: Backend | None, device: torch.device) -> Backend:
     return backend
 
 
+def check_backend(backend: object) -> None:
+    """`backend` must be None or known, whether it can run or not."""
+    if backend is not None:
+        _check_name(backend)
+
+
 def _check_name(backend: object) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; known backends are {list(BACKENDS)}")
