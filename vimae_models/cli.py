@@ -468,6 +468,8 @@ def _evaluate(options: Namespace) -> int:
 def _tell_partial(console: Any, data: Any) -> None:
     if data.partial:
         console.print(f"{data.name} is {data.partial}", soft_wrap=True, highlight=False)
+    for note in data.notes:
+        console.print(f"{data.name}: {note}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _information_bound(

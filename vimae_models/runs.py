@@ -113,7 +113,7 @@ class RunError(Exception):
 def create(output: Path | None, config: Config) -> Path:
     """A new run folder with its configuration: `output`, or runs/<model>-<data>-<number>."""
     # A folder of images is named by its path.
-    data = Path(config["data"]).name
+    data = datasets.printable(Path(config["data"]).name)
     run = output if output is not None else _free(f"{config['model']}-{data}")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise RunError(

@@ -1,4 +1,4 @@
-// Samples of the Gumbel-softmax, soft or one-hot, and their gradient.
+// Samples of the Gumbel-softmax, soft and one-hot, and the gradient from a soft one.
 #pragma once
 
 #include <cstdint>
@@ -7,27 +7,34 @@
 
 namespace vimae {
 
+// The temperature: `same` for all rows or, if `rows` is not null, rows[b * stride] for row b. What
+// is no temperature there, zero or less or NaN, makes its row NaN: memory of a GPU cannot be looked
+// at before.
+template <class T>
+struct Tau {
+  double same;
+  const T* rows;
+  std::int64_t stride;
+};
+
 template <class T>
 struct Gumbel {
   const T* logits;  // (batch, K), contiguous
   // (seeds): consecutive rows share one, batch / seeds rows each, and number their elements from 0.
   const std::int64_t* seed;
-  // Null for the sample; (batch, K) for its gradient in the logits, which `hard` does not change.
-  const T* gradient;
   std::int64_t batch, K, seeds;
-  double tau;
-  bool hard;
-  T* out;  // (batch, K)
+  Tau<T> tau;
+  T *soft, *one_hot;  // (batch, K), of which one may be null
   int threads;
 };
 
-// The gradient in the logits from the soft sample itself; all contiguous (batch, K).
+// The gradient in the logits from the soft sample; all contiguous (batch, K).
 template <class T>
 struct GumbelBackward {
   const T* sample;
   const T* gradient;
   std::int64_t batch, K;
-  double tau;
+  Tau<T> tau;
   T* out;
   int threads;
 };
@@ -45,11 +52,9 @@ template <class T>
 struct GumbelCuda {
   const T* logits;
   const std::int64_t* seed;
-  const T* gradient;
   std::int64_t batch, K, seeds;
-  double tau;
-  bool hard;
-  T* out;
+  Tau<T> tau;
+  T *soft, *one_hot;
   void* stream;  // cudaStream_t
 };
 
@@ -58,7 +63,7 @@ struct GumbelBackwardCuda {
   const T* sample;
   const T* gradient;
   std::int64_t batch, K;
-  double tau;
+  Tau<T> tau;
   T* out;
   void* stream;
 };

@@ -112,6 +112,12 @@ VIMAE_INLINE void each_vector(std::int64_t count, F f) {
   if (i < count) f(i, int(count - i));
 }
 
+// The temperature of row b.
+template <class T>
+VIMAE_INLINE double tau_of(const Tau<T>& tau, std::int64_t b) {
+  return tau.rows ? tau.rows[b * tau.stride] : tau.same;
+}
+
 // to = sample (gradient - dot) / tau, and before that the dot, a sum of sample times gradient.
 template <class T>
 double dot(const T* sample, const T* gradient, std::int64_t count) {
@@ -133,6 +139,15 @@ void pull_back(const T* sample, const T* gradient, std::int64_t count, T dot, T 
     const Vec<T> y = load_first(sample + i, n, T(0)), g = load_first(gradient + i, n, T(0));
     store_first(to + i, y * (g - dot) * inverse_tau, n);
   });
+}
+
+// The place of the first of `count` numbers that is x, or `count`.
+template <class T>
+VIMAE_INLINE std::int64_t find(const T* p, std::int64_t count, T x) {
+  std::int64_t i = 0;
+  while (i + kLanes<T> <= count && !any(load(p + i) == splat(x))) i += kLanes<T>;
+  while (i < count && p[i] != x) ++i;
+  return i;
 }
 
 // The elements of a row that a thread has: all, if the row is its own.
@@ -170,14 +185,24 @@ VIMAE_INLINE void each_piece(const Gumbel<T>& a, std::int64_t b, Span span, Team
   }
 }
 
-// One row of a soft sample, or its gradient. With `Unit`, tau is 1: exp((l + g) / tau) is exp(l)
-// divided by the exponential variable that g is minus the logarithm of.
+// zeros and, where `defined`, a one at `index`, of the elements of a row that a thread has.
+template <class T>
+VIMAE_INLINE void write_one_hot(T* out, Span span, std::int64_t index, bool defined) {
+  std::fill_n(out, span.count, defined ? T(0) : kNaN<T>);
+  index -= span.first;
+  if (defined && index >= 0 && index < span.count) out[index] = 1;
+}
+
+// One row of a soft sample, and of the one-hot sample if it is wanted. With `Unit`, tau is 1 and
+// the soft sample alone is wanted: exp((l + g) / tau) is exp(l) divided by the exponential variable
+// that g is minus the logarithm of.
 template <class T, bool Unit>
 struct Soft {
   static constexpr int V = kLanes<T>;
   const Gumbel<T>& a;
   T* maxima;
-  double *sums, *dots;
+  double* sums;
+  std::int64_t* indices;
   Noise<T, Unit ? Kind::exponential : Kind::gumbel> noise;
   T* scratch;
 
@@ -185,34 +210,37 @@ struct Soft {
       : a(a),
         maxima(shared.take<T>(team)),
         sums(shared.take<double>(team)),
-        dots(shared.take<double>(team)),
+        indices(shared.take<std::int64_t>(team)),
         noise(own),
         scratch(own.take<T>(kWindow + V)) {}
 
   void solve(std::int64_t b, Team team) {
     const Span span(a.K, team);
     const T* logits = a.logits + b * a.K + span.first;
-    T* out = a.out + b * a.K + span.first;
+    T* out = a.soft + b * a.K + span.first;
     const auto pieces = [&](auto f) VIMAE_LAMBDA { each_piece(a, b, span, team, noise, f); };
     // Until it is done, a row that is not long stays where full vectors can be written.
     T* row = span.count <= kWindow ? scratch : out;
-    const T scale = T(1 / weigh(logits, row, span, team, pieces));
-    T* y = a.gradient ? row : out;
+    std::int64_t largest = span.count;
+    const double total = weigh(logits, tau_of(a.tau, b), row, span, team, largest, pieces);
+    const T scale = T(1 / total);
     each_vector<T>(span.count, [&](std::int64_t i, int n) VIMAE_LAMBDA {
-      store_first(y + i, load_first(row + i, n, T(0)) * scale, y == scratch ? V : n);
+      store_first(out + i, load_first(row + i, n, T(0)) * scale, n);
     });
-    if (a.gradient) {
-      const T* gradient = a.gradient + b * a.K + span.first;
-      const auto add = [](double p, double q) { return p + q; };
-      const double total = over_team(dot(y, gradient, span.count), dots, team, add);
-      pull_back(y, gradient, span.count, T(total), normal<T>(1 / a.tau), out);
+    if (a.one_hot) {
+      const auto less = [](std::int64_t p, std::int64_t q) { return p < q ? p : q; };
+      const std::int64_t index =
+          over_team(largest < span.count ? span.first + largest : a.K, indices, team, less);
+      write_one_hot(a.one_hot + b * a.K + span.first, span, index, total == total);
     }
     team.wait();
   }
 
-  // row = exp((logits + g - maximum) / tau) but for a common factor; returns its sum.
+  // row = exp((logits + g - maximum) / tau) but for a common factor; returns its sum. `largest` is
+  // the first of the thread's elements to have the maximum, if one does; without Unit.
   template <class Pieces>
-  VIMAE_INLINE double weigh(const T* logits, T* row, Span span, Team team, Pieces pieces) {
+  VIMAE_INLINE double weigh(const T* logits, double tau, T* row, Span span, Team team,
+                            std::int64_t& largest, Pieces pieces) {
     const auto add = [](double p, double q) { return p + q; };
     const auto greater = [](auto p, auto q) VIMAE_LAMBDA { return p > q ? p : q; };
     const int all = row == scratch ? V : 0;
@@ -243,9 +271,10 @@ struct Soft {
           store_first(row + k + i, z, std::max(n, all));
         });
       });
+      const T maximum = over_team(reduce<T>(highest, greater), maxima, team, greater);
+      if (a.one_hot) largest = find(row, span.count, maximum);
       // In halves: the difference of two finite numbers may be infinite.
-      const T most = over_team(reduce<T>(highest, greater), maxima, team, greater) * T(0.5);
-      const T scale = normal<T>(2 / a.tau);
+      const T most = maximum * T(0.5), scale = over_tau<T>(2.0, tau);
       for (std::int64_t k = 0; k < span.count; k += kWindow) {
         Vec<T> part = {};
         each_vector<T>(std::min(kWindow, span.count - k), [&](std::int64_t i, int n) VIMAE_LAMBDA {
@@ -277,8 +306,9 @@ VIMAE_INLINE Vec<double> rough_log2(Vec<double> x) {
   return x * 0x1p-40 - (0x1p12 + 1023 - 127);
 }
 
-// One row of a one-hot sample, which tau does not change. Most elements are too small to win for
-// any noise g <= -log u that their random word may stand for; the logarithms are taken of the rest.
+// One row of a one-hot sample alone, which no tau changes that is one. Most elements are too small
+// to win for any noise g <= -log u that their random word may stand for; the logarithms are taken
+// of the rest.
 template <class T>
 struct OneHot {
   struct Largest {
@@ -298,7 +328,6 @@ struct OneHot {
   void solve(std::int64_t b, Team team) {
     const Span span(a.K, team);
     const T* logits = a.logits + b * a.K + span.first;
-    T* out = a.out + b * a.K + span.first;
     Largest mine{T(kLowest), 0, false};
     each_piece(a, b, span, team, noise,
                [&](std::int64_t k, std::int64_t count, const std::uint32_t* words)
@@ -307,10 +336,8 @@ struct OneHot {
       const Largest r = q.value > p.value ? q : p;
       return Largest{r.value, r.index, p.undefined || q.undefined};
     });
-    const bool defined = !best.undefined && best.value - best.value == 0;
-    std::fill_n(out, span.count, defined ? T(0) : std::numeric_limits<T>::quiet_NaN());
-    const std::int64_t index = best.index - span.first;
-    if (defined && index >= 0 && index < span.count) out[index] = 1;
+    const bool defined = !best.undefined && best.value - best.value == 0 && tau_of(a.tau, b) > 0;
+    write_one_hot(a.one_hot + b * a.K + span.first, span, best.index, defined);
     team.wait();
   }
 
@@ -355,8 +382,8 @@ struct SoftBackward {
     const auto add = [](double p, double q) { return p + q; };
     const double total =
         over_team(dot(a.sample + at, a.gradient + at, span.count), dots, team, add);
-    pull_back(a.sample + at, a.gradient + at, span.count, T(total), normal<T>(1 / a.tau),
-              a.out + at);
+    pull_back(a.sample + at, a.gradient + at, span.count, T(total),
+              over_tau<T>(1.0, tau_of(a.tau, b)), a.out + at);
     team.wait();
   }
 };
@@ -370,19 +397,18 @@ VIMAE_INLINE void each_part(std::int64_t count, F f) {
 
 // What rows of at most 2 V elements have in common: V of them are one problem. Their elements are
 // treated in full vectors, over the ends of rows; what there is one of in a row stands in a lane.
-template <class T>
+// With `PerRow`, so does the temperature.
+template <class T, bool PerRow>
 struct Rows {
   static constexpr int V = kLanes<T>;
   using Int = typename Lanes<T>::Int;
   std::int64_t K;
   Int* row;  // (K): of each element in the V rows
-  T *values, *products;
+  T* values;
+  T rates[V];  // of the rows, or all the same: a number divided by the temperature
 
   Rows(std::int64_t K, Arena& arena)
-      : K(K),
-        row(arena.take<Int>(K)),
-        values(arena.take<T>((K + 1) * V)),
-        products(arena.take<T>((K + 1) * V)) {
+      : K(K), row(arena.take<Int>(K)), values(arena.take<T>((K + 1) * V)) {
     if (arena.base)
       for (std::int64_t i = 0; i < K * V; ++i) row[i / V][i % V] = i / K;
   }
@@ -405,16 +431,18 @@ struct Rows {
   // What the row of each element in vector j has in `rows`.
   VIMAE_INLINE Vec<T> spread(const T* rows, std::int64_t j) { return pick(rows, row[j]); }
 
-  // The gradient from the sample y, which stands in `values`, and y times the gradient in
-  // `products`.
-  VIMAE_INLINE void pull_back(const T* gradient, std::int64_t count, T inverse_tau, T* out) {
-    T dot[V];
-    store(dot, over_rows(products, T(0), [](auto p, auto q) VIMAE_LAMBDA { return p + q; }));
-    each_part<T>(count, [&](std::int64_t i, int n) VIMAE_LAMBDA {
-      const Vec<T> g = load_first(gradient + i, n, T(0));
-      store_first(out + i, load(values + i) * (g - spread(dot, i / V)) * inverse_tau, n);
-    });
+  // Of `count` rows from `first` on; lanes without a row get that of the last.
+  VIMAE_INLINE void set_rates(double numerator, const Tau<T>& tau, std::int64_t first,
+                              std::int64_t count) {
+    if (PerRow)
+      for (std::int64_t r = 0; r < V; ++r)
+        rates[r] = over_tau<T>(numerator, tau_of(tau, first + std::min(r, count - 1)));
+    else
+      store(rates, splat(over_tau<T>(numerator, tau.same)));
   }
+
+  // The rate of each element in vector j.
+  VIMAE_INLINE Vec<T> rate(std::int64_t j) { return PerRow ? spread(rates, j) : load(rates); }
 };
 
 // Short rows in groups of V, none over the end of those of a seed.
@@ -431,15 +459,16 @@ struct ShortCall {
         threads(a.threads) {}
 };
 
-template <class T, bool Unit>
-struct ShortRows : Rows<T> {
-  using Rows<T>::V, Rows<T>::K, Rows<T>::values, Rows<T>::products;
-  using typename Rows<T>::Int;
+template <class T, bool Unit, bool PerRow>
+struct ShortRows : Rows<T, PerRow> {
+  using Base = Rows<T, PerRow>;
+  using Base::V, Base::K, Base::values, Base::rates;
+  using typename Base::Int;
   const ShortCall<T>& call;
   Noise<T, Unit ? Kind::exponential : Kind::gumbel> noise;
 
   ShortRows(const ShortCall<T>& call, int, Arena&, Arena& own)
-      : Rows<T>(call.a.K, own), call(call), noise(own) {}
+      : Base(call.a.K, own), call(call), noise(own) {}
 
   void solve(std::int64_t group, Team) {
     const Gumbel<T>& a = call.a;
@@ -449,7 +478,6 @@ struct ShortRows : Rows<T> {
     const T* e = noise.at(std::uint64_t(a.seed[s]), start, count,
                           std::min(kWindow / (V * K) * (V * K), left));
     const T* logits = a.logits + at;
-    T* out = a.out + at;
     Int undefined = {};
     each_part<T>(count, [&](std::int64_t i, int n) VIMAE_LAMBDA {
       const Vec<T> l = load_first(logits + i, n, T(kLowest)), z = Unit ? l : l + load(e + i);
@@ -458,35 +486,26 @@ struct ShortRows : Rows<T> {
     });
     const auto greater = [](auto p, auto q) VIMAE_LAMBDA { return p > q ? p : q; };
     const Vec<T> highest = this->over_rows(values, T(kLowest), greater);
+    this->set_rates(2, a.tau, s * call.rows + first, count / K);
+    if (!Unit && a.one_hot) one_hot(highest, any(undefined), count, a.one_hot + at);
+    if (!a.soft) return;
+
     T most[V];
     store(most, Unit ? highest : highest * T(0.5));
-    if (!Unit && a.hard && !a.gradient) return one_hot(highest, any(undefined), count, out);
-
-    const T scale = normal<T>(2 / a.tau);
     each_part<T>(count, [&](std::int64_t i, int) VIMAE_LAMBDA {
       const Vec<T> z = load(values + i), m = this->spread(most, i / V);
       // As for longer rows.
       if constexpr (Unit)
         store(values + i, quotient(exp_nonpositive<T, 60>(z - m), load(e + i)));
       else
-        store(values + i, exp_nonpositive<T>((z * T(0.5) - m) * scale));
+        store(values + i, exp_nonpositive<T>((z * T(0.5) - m) * this->rate(i / V)));
     });
     T inverse[V];
     const auto add = [](auto p, auto q) VIMAE_LAMBDA { return p + q; };
     store(inverse, T(1) / this->over_rows(values, T(0), add));
-    if (!a.gradient) {
-      each_part<T>(count, [&](std::int64_t i, int n) VIMAE_LAMBDA {
-        store_first(out + i, load(values + i) * this->spread(inverse, i / V), n);
-      });
-    } else {
-      const T* gradient = a.gradient + at;
-      each_part<T>(count, [&](std::int64_t i, int n) VIMAE_LAMBDA {
-        const Vec<T> y = load(values + i) * this->spread(inverse, i / V);
-        store(values + i, y);
-        store(products + i, y * load_first(gradient + i, n, T(0)));
-      });
-      this->pull_back(gradient, count, normal<T>(1 / a.tau), out);
-    }
+    each_part<T>(count, [&](std::int64_t i, int n) VIMAE_LAMBDA {
+      store_first(a.soft + at + i, load(values + i) * this->spread(inverse, i / V), n);
+    });
   }
 
   VIMAE_INLINE void one_hot(Vec<T> highest, bool undefined, std::int64_t count, T* out) {
@@ -498,14 +517,15 @@ struct ShortRows : Rows<T> {
       ones += n == V ? y : first_lanes<T>(y, n);
       store_first(out + i, y, n);
     });
-    if (!undefined && !any(highest - highest != Vec<T>{}) && sum(widen(ones)) == double(count / K))
-      return;
+    undefined |= any(highest - highest != Vec<T>{}) || any(load(rates) != load(rates));
+    if (!undefined && sum(widen(ones)) == double(count / K)) return;
     // A row without a largest element, or with two.
     for (std::int64_t r = 0; r < count / K; ++r) {
       const T* z = values + r * K;
-      const T *best = std::max_element(z, z + K), nan = std::numeric_limits<T>::quiet_NaN();
-      const bool defined = *best - *best == 0 && std::none_of(z, z + K, [](T x) { return x != x; });
-      std::fill_n(out + r * K, K, defined ? T(0) : nan);
+      const T* best = std::max_element(z, z + K);
+      const bool defined = *best - *best == 0 && rates[r] == rates[r] &&
+                           std::none_of(z, z + K, [](T x) { return x != x; });
+      std::fill_n(out + r * K, K, defined ? T(0) : kNaN<T>);
       if (defined) out[r * K + (best - z)] = 1;
     }
   }
@@ -518,38 +538,51 @@ struct ShortBackwardCall {
   int threads;
 };
 
-template <class T>
-struct ShortRowsBackward : Rows<T> {
-  using Rows<T>::V, Rows<T>::K, Rows<T>::values, Rows<T>::products;
+template <class T, bool PerRow>
+struct ShortRowsBackward : Rows<T, PerRow> {
+  using Base = Rows<T, PerRow>;
+  using Base::V, Base::K, Base::values;
   const GumbelBackward<T>& a;
 
   ShortRowsBackward(const ShortBackwardCall<T>& call, int, Arena&, Arena& own)
-      : Rows<T>(call.a.K, own), a(call.a) {}
+      : Base(call.a.K, own), a(call.a) {}
 
   void solve(std::int64_t group, Team) {
     const std::int64_t at = group * V * K, count = std::min(V * K, a.batch * K - at);
+    const T *sample = a.sample + at, *gradient = a.gradient + at;
     each_part<T>(count, [&](std::int64_t i, int n) VIMAE_LAMBDA {
-      const Vec<T> y = load_first(a.sample + at + i, n, T(0));
-      store(values + i, y);
-      store(products + i, y * load_first(a.gradient + at + i, n, T(0)));
+      store(values + i, load_first(sample + i, n, T(0)) * load_first(gradient + i, n, T(0)));
     });
-    this->pull_back(a.gradient + at, count, normal<T>(1 / a.tau), a.out + at);
+    T dot[V];
+    store(dot, this->over_rows(values, T(0), [](auto p, auto q) VIMAE_LAMBDA { return p + q; }));
+    this->set_rates(1, a.tau, group * V, count / K);
+    each_part<T>(count, [&](std::int64_t i, int n) VIMAE_LAMBDA {
+      const Vec<T> y = load_first(sample + i, n, T(0)), g = load_first(gradient + i, n, T(0));
+      store_first(a.out + at + i, y * (g - this->spread(dot, i / V)) * this->rate(i / V), n);
+    });
   }
 };
 
+// `tau` as it is, but one for all rows read already.
+template <class T>
+VIMAE_INLINE Tau<T> read_if_same(Tau<T> tau) {
+  return tau.rows && tau.stride == 0 ? Tau<T>{double(*tau.rows), nullptr, 0} : tau;
+}
+
 // An element takes as long as some coordinates of pairs.
 template <class T>
-void run(const Gumbel<T>& a) {
+void run(Gumbel<T> a) {
+  a.tau = read_if_same(a.tau);
   const double work = 12.0 * double(a.batch) * double(a.K);
-  const bool one_hot = a.hard && !a.gradient;
-  // float64 does without the fast lane of tau 1.
+  // float64 does without the fast lane of tau 1, and so do one-hot samples, which need the noise.
   constexpr bool fast = sizeof(T) == 4;
-  const bool unit = fast && a.tau == 1 && !one_hot;
+  const bool unit = fast && !a.tau.rows && a.tau.same == 1 && !a.one_hot;
   if (a.K <= 2 * kLanes<T>) {
     const ShortCall<T> call(a);
-    unit ? solve_batch<ShortRows<T, fast>>(call, work)
-         : solve_batch<ShortRows<T, false>>(call, work);
-  } else if (one_hot) {
+    a.tau.rows ? solve_batch<ShortRows<T, false, true>>(call, work)
+    : unit     ? solve_batch<ShortRows<T, fast, false>>(call, work)
+               : solve_batch<ShortRows<T, false, false>>(call, work);
+  } else if (!a.soft) {
     solve_batch<OneHot<T>>(a, work);
   } else {
     unit ? solve_batch<Soft<T, fast>>(a, work) : solve_batch<Soft<T, false>>(a, work);
@@ -557,14 +590,17 @@ void run(const Gumbel<T>& a) {
 }
 
 template <class T>
-void run(const GumbelBackward<T>& a) {
+void run(GumbelBackward<T> a) {
+  a.tau = read_if_same(a.tau);
   const double work = 4.0 * double(a.batch) * double(a.K);
   constexpr int V = kLanes<T>;
-  if (a.K <= 2 * V)
-    solve_batch<ShortRowsBackward<T>>(ShortBackwardCall<T>{a, (a.batch + V - 1) / V, a.threads},
-                                      work);
-  else
+  if (a.K <= 2 * V) {
+    const ShortBackwardCall<T> call{a, (a.batch + V - 1) / V, a.threads};
+    a.tau.rows ? solve_batch<ShortRowsBackward<T, true>>(call, work)
+               : solve_batch<ShortRowsBackward<T, false>>(call, work);
+  } else {
     solve_batch<SoftBackward<T>>(a, work);
+  }
 }
 
 }  // namespace

@@ -54,11 +54,18 @@ __device__ __forceinline__ T exponential(std::uint32_t word) {
   return add_log2<T>(-k, -log1p_near<GumbelOps, T>(large ? f - T(1) : -v));
 }
 
-// What a thread, and in the end the group, knows of a row. Sums are of exp((z - maximum) / tau),
-// alone and times the gradient; a number that is not finite among the z makes them NaN.
+// What a thread, and in the end the group, knows of a row. The sum is of exp((z - maximum) / tau);
+// a number that is not finite among the z makes it NaN, one that is no temperature too.
 template <class T>
-struct Sums {
-  T maximum, total, dot;
+struct Sum {
+  T maximum, total;
+};
+
+// And the first element that has the maximum; K if none is.
+template <class T>
+struct SumAndPlace {
+  Sum<T> sum;
+  std::int64_t index;
 };
 
 template <class T>
@@ -68,9 +75,6 @@ struct Largest {
   int undefined;  // there is a NaN
 };
 
-template <class T>
-constexpr T kLeast = -std::numeric_limits<T>::max();
-
 // exp(-|p - q| / tau), in halves: the difference of two finite numbers may be infinite. `scale` is
 // 2 / tau in units of exp_scaled.
 template <class T>
@@ -79,10 +83,17 @@ __device__ T weight(T p, T q, T scale) {
 }
 
 template <class T>
-__device__ Sums<T> merge(Sums<T> p, Sums<T> q, T scale) {
+__device__ Sum<T> merge(Sum<T> p, Sum<T> q, T scale) {
   const T maximum = p.maximum > q.maximum ? p.maximum : q.maximum;
-  const T wp = weight(p.maximum, maximum, scale), wq = weight(q.maximum, maximum, scale);
-  return {maximum, p.total * wp + q.total * wq, p.dot * wp + q.dot * wq};
+  return {maximum, p.total * weight(p.maximum, maximum, scale) +
+                       q.total * weight(q.maximum, maximum, scale)};
+}
+
+template <class T>
+__device__ SumAndPlace<T> merge(SumAndPlace<T> p, SumAndPlace<T> q, T scale) {
+  const bool second =
+      q.sum.maximum > p.sum.maximum || (q.sum.maximum == p.sum.maximum && q.index < p.index);
+  return {merge(p.sum, q.sum, scale), second ? q.index : p.index};
 }
 
 template <class T>
@@ -92,9 +103,15 @@ __device__ Largest<T> merge(Largest<T> p, Largest<T> q, T) {
 }
 
 template <class T>
-__device__ Sums<T> from_lane(Sums<T> s, int lanes) {
+__device__ Sum<T> from_lane(Sum<T> s, int lanes) {
   return {__shfl_xor_sync(0xffffffffu, s.maximum, lanes),
-          __shfl_xor_sync(0xffffffffu, s.total, lanes), __shfl_xor_sync(0xffffffffu, s.dot, lanes)};
+          __shfl_xor_sync(0xffffffffu, s.total, lanes)};
+}
+
+template <class T>
+__device__ SumAndPlace<T> from_lane(SumAndPlace<T> s, int lanes) {
+  return {from_lane(s.sum, lanes),
+          (std::int64_t)__shfl_xor_sync(0xffffffffu, (long long)s.index, lanes)};
 }
 
 template <class T>
@@ -122,23 +139,30 @@ __device__ S over_group(S s, T scale) {
   return s;
 }
 
-enum class Wanted { soft, hard, gradient };
+// `rate`, which is that of `tau.same`, or that of a row.
+template <class T>
+__device__ __forceinline__ T rate_of(T rate, T numerator, Tau<T> tau, std::int64_t row) {
+  return tau.rows ? over_tau<T>(numerator, tau.rows[row * tau.stride]) : rate;
+}
 
-// G threads per row. The sample, or the gradient of the soft one.
+enum class Wanted { soft, hard, both };
+
+// G threads per row.
 template <class T, int G, Wanted W>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 3)
-    gumbel_kernel(const T* logits, const std::int64_t* seed, const T* gradient, std::int64_t batch,
-                  std::int64_t K, std::int64_t share, T scale, T slope, T* out) {
+    gumbel_kernel(const T* logits, const std::int64_t* seed, std::int64_t batch, std::int64_t K,
+                  std::int64_t share, T same, Tau<T> tau, T* soft, T* one_hot) {
   const std::int64_t own = std::int64_t(blockIdx.x) * (kThreads / G) + threadIdx.x / G;
   // Threads without a row take part in the merging, and write nothing.
   const std::int64_t row = own < batch ? own : 0, columns = own < batch ? K : 0;
   const std::int64_t s = row / share, first = (row - s * share) * K;
   const std::uint64_t key = std::uint64_t(seed[s]);
+  const T scale = rate_of(same, 2 * kExpUnit<T>, tau, row);
   const int early = int(first % 4), lane = int(threadIdx.x) % G;
   // Of the thread's first block, which begins up to three elements before the row.
   const std::int64_t start = 4 * lane - early, at = row * K + start;
-  const T *from = logits + at, *slopes = gradient + at;
-  T* to = out + at;
+  const T* from = logits + at;
+  T* to = (W == Wanted::hard ? one_hot : soft) + at;
 
   // The thread's blocks, and which elements of the last one are in the row.
   const std::int64_t left = columns - start;
@@ -146,8 +170,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 3)
   const std::uint32_t last =
       15u >> (4 - min(left - (blocks - std::int64_t(1)) * 4 * G, std::int64_t(4)));
 
-  // f(i, inside, noise) for the elements of the thread's blocks, to which from, slopes and to + i
-  // then point. Those that are not in the row are made as well, without a branch.
+  // f(i, inside, noise) for the elements of the thread's blocks, to which from and to + i then
+  // point. Those that are not in the row are made as well, without a branch.
   const auto each = [&](auto f) {
     std::uint64_t counter = std::uint64_t(first / 4) + std::uint64_t(lane);
     std::uint32_t inside = lane == 0 ? 15u << early : 15u;  // fault: 15u
@@ -158,14 +182,17 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 3)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         f(i, inside >> i & 1, log_positive<GumbelOps, T>(exponential<T>(std::uint32_t(word[i]))));
-      counter += G, inside = 15, from += 4 * G, slopes += 4 * G, to += 4 * G;
+      counter += G, inside = 15, from += 4 * G, to += 4 * G;
     }
   };
+  T most = W == Wanted::soft ? -kMost<T> : -T(INFINITY);
+  // Counted among the thread's elements: a row of 2^40 would not fit in memory.
+  std::uint32_t number = 0, found = ~0u;
+  const auto place = [&] {
+    return found == ~0u ? K : start + std::int64_t(found / 4) * 4 * G + found % 4;
+  };
   if constexpr (W == Wanted::hard) {
-    T most = -T(INFINITY);
     bool undefined = false;
-    // Counted among the thread's elements: a row of 2^40 would not fit in memory.
-    std::uint32_t number = 0, found = ~0u;
     each([&](int i, bool inside, T noise) {
       const T z = (inside ? from[i] : -T(INFINITY)) - noise;
       undefined |= z != z;
@@ -173,34 +200,45 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 3)
       most = z > most ? z : most;
       ++number;
     });
-    Largest<T> best{most, found == ~0u ? K : start + std::int64_t(found / 4) * 4 * G + found % 4,
-                    undefined};
+    Largest<T> best{most, place(), undefined};
     best = over_group<G>(best, scale);
-    const bool defined = !best.undefined && best.index < K && best.value - best.value == 0;
-    out += row * K;
-    for (std::int64_t k = lane; k < columns; k += G) out[k] = defined ? T(k == best.index) : T(NAN);
+    const bool defined =
+        !best.undefined && best.index < K && best.value - best.value == 0 && scale == scale;
+    one_hot += row * K;
+    for (std::int64_t k = lane; k < columns; k += G)
+      one_hot[k] = defined ? T(k == best.index) : kNaN<T>;
   } else {
-    Sums<T> sums{kLeast<T>, 0, 0};
+    T total = 0;
     each([&](int i, bool inside, T noise) {
       const T z = (inside ? from[i] : -T(INFINITY)) - noise;
       if (inside) to[i] = z;
       // Without a branch: threads of a warp would take both.
-      const bool higher = z > sums.maximum;
-      const T w = weight(z, sums.maximum, scale);
-      sums.maximum = higher ? z : sums.maximum;
-      sums.total = higher ? sums.total * w + 1 : sums.total + w;
-      if constexpr (W == Wanted::gradient) {
-        const T g = inside ? slopes[i] : T(0);
-        sums.dot = higher ? sums.dot * w + g : sums.dot + w * g;
+      const bool higher = z > most;
+      const T w = weight(z, W == Wanted::soft ? most : max(most, -kMost<T>), scale);
+      most = higher ? z : most;
+      total = higher ? total * w + 1 : total + w;
+      if constexpr (W == Wanted::both) {
+        found = higher ? number : found;
+        ++number;
       }
     });
-    sums = over_group<G>(sums, scale);
-    const T inverse = 1 / sums.total;
-    out += row * K, gradient += row * K;
+    const Sum<T> own_sum{max(most, -kMost<T>), total};
+    Sum<T> sum;
+    std::int64_t index = K;
+    if constexpr (W == Wanted::soft) {
+      sum = over_group<G>(own_sum, scale);
+    } else {
+      const SumAndPlace<T> best = over_group<G>(SumAndPlace<T>{own_sum, place()}, scale);
+      sum = best.sum, index = best.index;
+    }
+    const T inverse = 1 / sum.total;
+    const bool defined = sum.total == sum.total && index < K;
+    soft += row * K;
+    if constexpr (W == Wanted::both) one_hot += row * K;
     for (std::int64_t j = start; j < columns; j += 4 * G)
       for (std::int64_t k = max(j, std::int64_t(0)); k < min(j + 4, columns); ++k) {
-        const T y = weight(out[k], sums.maximum, scale) * inverse;
-        out[k] = W == Wanted::gradient ? y * (gradient[k] - sums.dot * inverse) * slope : y;
+        soft[k] = weight(soft[k], sum.maximum, scale) * inverse;
+        if constexpr (W == Wanted::both) one_hot[k] = defined ? T(k == index) : kNaN<T>;
       }
   }
 }
@@ -222,10 +260,11 @@ __device__ Dot<T> from_lane(Dot<T> s, int lanes) {
 
 template <class T, int G>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(const T* sample, const T* gradient, std::int64_t batch, std::int64_t K, T slope,
-                    T* out) {
+    backward_kernel(const T* sample, const T* gradient, std::int64_t batch, std::int64_t K, T same,
+                    Tau<T> tau, T* out) {
   const std::int64_t own = std::int64_t(blockIdx.x) * (kThreads / G) + threadIdx.x / G;
-  const std::int64_t at = (own < batch ? own : 0) * K, columns = own < batch ? K : 0;
+  const std::int64_t row = own < batch ? own : 0, columns = own < batch ? K : 0, at = row * K;
+  const T slope = rate_of(same, T(1), tau, row);
   Dot<T> sum{0};
   for (std::int64_t k = threadIdx.x % G; k < columns; k += G)
     sum.dot += sample[at + k] * gradient[at + k];
@@ -249,12 +288,12 @@ template <class T>
 void run(const GumbelCuda<T>& a) {
   by_row((a.K + 6) / 4, [&](auto g) {
     constexpr int G = g.value, rows = kThreads / G;
-    const auto kernel = a.gradient ? gumbel_kernel<T, G, Wanted::gradient>
-                        : a.hard   ? gumbel_kernel<T, G, Wanted::hard>
-                                   : gumbel_kernel<T, G, Wanted::soft>;
+    const auto kernel = !a.one_hot ? gumbel_kernel<T, G, Wanted::soft>
+                        : !a.soft  ? gumbel_kernel<T, G, Wanted::hard>
+                                   : gumbel_kernel<T, G, Wanted::both>;
     launch(kernel, dim3(unsigned((a.batch + rows - 1) / rows)), kThreads,
-           static_cast<cudaStream_t>(a.stream), a.logits, a.seed, a.gradient, a.batch, a.K,
-           a.batch / a.seeds, normal<T>(2 / a.tau * kExpUnit<T>), normal<T>(1 / a.tau), a.out);
+           static_cast<cudaStream_t>(a.stream), a.logits, a.seed, a.batch, a.K, a.batch / a.seeds,
+           over_tau<T>(2.0 * kExpUnit<T>, a.tau.same), a.tau, a.soft, a.one_hot);
   });
 }
 
@@ -264,7 +303,7 @@ void run(const GumbelBackwardCuda<T>& a) {
     constexpr int G = g.value, rows = kThreads / G;
     launch(backward_kernel<T, G>, dim3(unsigned((a.batch + rows - 1) / rows)), kThreads,
            static_cast<cudaStream_t>(a.stream), a.sample, a.gradient, a.batch, a.K,
-           normal<T>(1 / a.tau), a.out);
+           over_tau<T>(1.0, a.tau.same), a.tau, a.out);
   });
 }
 

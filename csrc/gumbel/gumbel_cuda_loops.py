@@ -4,7 +4,7 @@ import re
 
 from vimae_kernels._triton import Loop
 
-SOFT, HARD, GRADIENT = "012"
+SOFT, HARD, BOTH = "012"
 
 
 def loops(kernel: str) -> tuple[Loop, ...]:
@@ -13,5 +13,5 @@ def loops(kernel: str) -> tuple[Loop, ...]:
     found = re.match(r"gumbel_kernel<float, \d+, \(Wanted\)(\d)>", kernel)
     if not found:
         return ()
-    ffma, plain = {SOFT: (21, 58), HARD: (19, 54), GRADIENT: (23, 61)}[found[1]]
+    ffma, plain = {SOFT: (21, 58), HARD: (19, 54), BOTH: (21, 60)}[found[1]]
     return (Loop("sums", "FFMA", ffma, plain),)

@@ -30,8 +30,15 @@ void expect(bool good, const char* what, std::int64_t K, double got, double want
   if (stop_at_first) std::exit(1);
 }
 
+void backward_dispatch(const GumbelBackward<double>& args) {
+#define VIMAE_CALL gumbel_backward_cpu(args)
+  VIMAE_DISPATCH
+#undef VIMAE_CALL
+}
+
+// With `rows` each row has a temperature of its own, and the last one none.
 template <class T>
-void check(std::int64_t batch, std::int64_t K, std::int64_t seeds, double tau) {
+void check(std::int64_t batch, std::int64_t K, std::int64_t seeds, double tau, bool rows) {
   std::mt19937_64 random(batch * 1000 + K);
   std::normal_distribution<double> normal;
   const std::int64_t size = batch * K;
@@ -44,46 +51,62 @@ void check(std::int64_t batch, std::int64_t K, std::int64_t seeds, double tau) {
     for (std::int64_t k = 0; k < K; ++k) logits[2 * K + k] = -std::numeric_limits<T>::infinity();
   }
   if (K > 2) logits[1] = -std::numeric_limits<T>::infinity();
+  // The least numbers, which are no less than nothing.
+  if (batch > 4)
+    for (std::int64_t k = 0; k < K; ++k)
+      logits[3 * K + k] = k ? std::numeric_limits<T>::lowest() : logits[1];
   std::vector<std::int64_t> seed(seeds);
   for (std::int64_t& s : seed) s = std::int64_t(random());
 
+  std::vector<T> taus(batch);
+  for (std::int64_t b = 0; b < batch; ++b) taus[b] = T(tau + 0.25 * double(b % 3));
+  if (batch > 1) taus[batch - 1] = 0;
   const std::vector<double> exact(logits.begin(), logits.end()),
-      slope(gradient.begin(), gradient.end());
-  std::vector<T> soft, got(size);
-  std::vector<double> want(size);
-  const auto compare = [&](const char* what, double tolerance, double unit) {
+      slope(gradient.begin(), gradient.end()), exact_taus(taus.begin(), taus.end());
+  const Tau<double> exact_tau{tau, rows ? exact_taus.data() : nullptr, 1};
+  const Tau<T> its_tau{tau, rows ? taus.data() : nullptr, 1};
+  std::vector<T> soft(size), one_hot(size), out(size);
+  std::vector<double> want(size), hot(size), want_slope(size);
+  const auto compare = [&](const char* what, const std::vector<T>& got,
+                           const std::vector<double>& want, double tolerance, double unit) {
     for (std::int64_t i = 0; i < size; ++i)
       expect(std::isnan(want[i])
                  ? std::isnan(got[i])
                  : std::fabs(got[i] - want[i]) <= tolerance * (std::fabs(want[i]) + unit),
              what, K, got[i], want[i]);
   };
+  gumbel_dispatch(Gumbel<double>{exact.data(), seed.data(), batch, K, seeds, exact_tau, want.data(),
+                                 hot.data(), 1});
   const double tolerance = std::numeric_limits<T>::epsilon() * (100 + 200 / tau);
   for (int mode = 0; mode < 3; ++mode) {
-    std::memset(got.data(), 0xff, size * sizeof(T));
-    gumbel_dispatch(Gumbel<double>{exact.data(), seed.data(), mode == 2 ? slope.data() : nullptr,
-                                   batch, K, seeds, tau, mode == 1, want.data(), 1});
-    gumbel_cuda(GumbelCuda<T>{logits.data(), seed.data(), mode == 2 ? gradient.data() : nullptr,
-                              batch, K, seeds, tau, mode == 1, got.data(), nullptr});
-    if (mode == 0) compare("soft", tolerance, 1e-30), soft = got;
-    if (mode == 1) compare("hard", 0, 0);
-    if (mode == 2) compare("gradient", 2 * tolerance, 4 / tau);
+    std::memset(soft.data(), 0xff, size * sizeof(T));
+    std::memset(one_hot.data(), 0xff, size * sizeof(T));
+    gumbel_cuda(GumbelCuda<T>{logits.data(), seed.data(), batch, K, seeds, its_tau,
+                              mode == 0 ? nullptr : soft.data(),
+                              mode == 1 ? nullptr : one_hot.data(), nullptr});
+    if (mode != 0) compare("soft", soft, want, tolerance, 1e-30);
+    if (mode != 1) compare("one-hot", one_hot, hot, 0, 0);
   }
-  std::memset(got.data(), 0xff, size * sizeof(T));
+  const std::vector<double> sample(soft.begin(), soft.end());
+  backward_dispatch(GumbelBackward<double>{sample.data(), slope.data(), batch, K, exact_tau,
+                                           want_slope.data(), 1});
+  std::memset(out.data(), 0xff, size * sizeof(T));
   gumbel_backward_cuda(
-      GumbelBackwardCuda<T>{soft.data(), gradient.data(), batch, K, tau, got.data(), nullptr});
-  compare("gradient from the sample", 2 * tolerance, 4 / tau);
+      GumbelBackwardCuda<T>{soft.data(), gradient.data(), batch, K, its_tau, out.data(), nullptr});
+  compare("gradient", out, want_slope, tolerance, 4 / tau);
 }
 
 template <class T>
 void check_all() {
-  check<T>(1, 1, 1, 1);
-  check<T>(5, 3, 1, 0.5);
-  check<T>(66, 10, 3, 1);
-  check<T>(3, 27, 1, 2);
-  check<T>(10, 33, 2, 1);
-  check<T>(3, 301, 3, 1);
-  check<T>(3, 1027, 1, 0.5);
+  check<T>(1, 1, 1, 1, false);
+  check<T>(5, 3, 1, 0.5, false);
+  check<T>(5, 3, 1, 0.5, true);
+  check<T>(66, 10, 3, 1, false);
+  check<T>(3, 27, 1, 2, false);
+  check<T>(10, 33, 2, 1, true);
+  check<T>(3, 301, 3, 1, false);
+  check<T>(3, 1027, 1, 0.5, false);
+  check<T>(6, 1027, 1, 0.5, true);
 }
 
 }  // namespace

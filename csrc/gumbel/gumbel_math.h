@@ -82,12 +82,20 @@ VIMAE_HOST_DEVICE V exponential(V word, V complement) {
   return -add_log2<T>(k, log1p_near<Ops, T>(v > T(0.70710678118654752) ? -u : f - T(1)));
 }
 
-// On the host alone: `x`, or the normal number next to it if it is too large or too small to be
-// one.
+// For functions on GPUs, which may not call std::numeric_limits.
 template <class T>
-inline __attribute__((always_inline)) T normal(double x) {
-  constexpr double least = std::numeric_limits<T>::min(), most = std::numeric_limits<T>::max();
-  return T(x < least ? least : x > most ? most : x);
+constexpr T kTiny = std::numeric_limits<T>::min();
+template <class T>
+constexpr T kMost = std::numeric_limits<T>::max();
+template <class T>
+constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
+
+// numerator / tau as a T, or the normal number next to it if it is too large or too small to be
+// one; NaN where tau is not positive.
+template <class T, class N>
+VIMAE_HOST_DEVICE T over_tau(N numerator, N tau) {
+  const N x = numerator / tau;
+  return !(tau > 0) ? kNaN<T> : x < N(kTiny<T>) ? kTiny<T> : x > N(kMost<T>) ? kMost<T> : T(x);
 }
 
 }  // namespace vimae

@@ -8,20 +8,19 @@ namespace {
 using vimae::Address;
 
 template <class T>
-void gumbel_cpu(Address logits, Address seed, Address gradient, std::int64_t batch, std::int64_t K,
-                std::int64_t seeds, double tau, bool hard, Address out, int threads) {
-  auto at = [](Address address) { return reinterpret_cast<T*>(address); };
-  const vimae::Gumbel<T> args{at(logits),
-                              reinterpret_cast<const std::int64_t*>(seed),
-                              at(gradient),
-                              batch,
-                              K,
-                              seeds,
-                              tau,
-                              hard,
-                              at(out),
-                              threads};
-  vimae::prefer_huge_pages(args.out, batch * K * std::int64_t(sizeof(T)));
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+template <class T>
+void gumbel_cpu(Address logits, Address seed, std::int64_t batch, std::int64_t K,
+                std::int64_t seeds, double tau, Address tau_rows, std::int64_t tau_stride,
+                Address soft, Address one_hot, int threads) {
+  const vimae::Gumbel<T> args{
+      at<T>(logits), at<std::int64_t>(seed), batch,  K, seeds, {tau, at<T>(tau_rows), tau_stride},
+      at<T>(soft),   at<T>(one_hot),         threads};
+  for (T* out : {args.soft, args.one_hot})
+    if (out) vimae::prefer_huge_pages(out, batch * K * std::int64_t(sizeof(T)));
 #define VIMAE_CALL gumbel_cpu(args)
   VIMAE_DISPATCH
 #undef VIMAE_CALL
@@ -29,9 +28,11 @@ void gumbel_cpu(Address logits, Address seed, Address gradient, std::int64_t bat
 
 template <class T>
 void gumbel_backward_cpu(Address sample, Address gradient, std::int64_t batch, std::int64_t K,
-                         double tau, Address out, int threads) {
-  auto at = [](Address address) { return reinterpret_cast<T*>(address); };
-  const vimae::GumbelBackward<T> args{at(sample), at(gradient), batch, K, tau, at(out), threads};
+                         double tau, Address tau_rows, std::int64_t tau_stride, Address out,
+                         int threads) {
+  const vimae::GumbelBackward<T> args{
+      at<T>(sample), at<T>(gradient), batch, K, {tau, at<T>(tau_rows), tau_stride},
+      at<T>(out),    threads};
   vimae::prefer_huge_pages(args.out, batch * K * std::int64_t(sizeof(T)));
 #define VIMAE_CALL gumbel_backward_cpu(args)
   VIMAE_DISPATCH
@@ -40,20 +41,31 @@ void gumbel_backward_cpu(Address sample, Address gradient, std::int64_t batch, s
 
 #ifdef VIMAE_CUDA
 template <class T>
-void gumbel_cuda(Address logits, Address seed, Address gradient, std::int64_t batch, std::int64_t K,
-                 std::int64_t seeds, double tau, bool hard, Address out, Address, Address stream) {
-  auto at = [](Address address) { return reinterpret_cast<T*>(address); };
-  vimae::gumbel_cuda(vimae::GumbelCuda<T>{at(logits), reinterpret_cast<const std::int64_t*>(seed),
-                                          at(gradient), batch, K, seeds, tau, hard, at(out),
-                                          reinterpret_cast<void*>(stream)});
+void gumbel_cuda(Address logits, Address seed, std::int64_t batch, std::int64_t K,
+                 std::int64_t seeds, double tau, Address tau_rows, std::int64_t tau_stride,
+                 Address soft, Address one_hot, Address, Address stream) {
+  vimae::gumbel_cuda(vimae::GumbelCuda<T>{at<T>(logits),
+                                          at<std::int64_t>(seed),
+                                          batch,
+                                          K,
+                                          seeds,
+                                          {tau, at<T>(tau_rows), tau_stride},
+                                          at<T>(soft),
+                                          at<T>(one_hot),
+                                          at<void>(stream)});
 }
 
 template <class T>
 void gumbel_backward_cuda(Address sample, Address gradient, std::int64_t batch, std::int64_t K,
-                          double tau, Address out, Address, Address stream) {
-  auto at = [](Address address) { return reinterpret_cast<T*>(address); };
-  vimae::gumbel_backward_cuda(vimae::GumbelBackwardCuda<T>{
-      at(sample), at(gradient), batch, K, tau, at(out), reinterpret_cast<void*>(stream)});
+                          double tau, Address tau_rows, std::int64_t tau_stride, Address out,
+                          Address, Address stream) {
+  vimae::gumbel_backward_cuda(vimae::GumbelBackwardCuda<T>{at<T>(sample),
+                                                           at<T>(gradient),
+                                                           batch,
+                                                           K,
+                                                           {tau, at<T>(tau_rows), tau_stride},
+                                                           at<T>(out),
+                                                           at<void>(stream)});
 }
 
 std::int64_t no_workspace() { return 0; }

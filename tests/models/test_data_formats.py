@@ -351,6 +351,8 @@ def pictures(folder, classes=("b", "a", "c"), n=10, shape=(6, 8)):
         (folder / name).mkdir(parents=True)
         for i in range(n):
             array = np.full(shape, 50 * k + i, np.uint8)
+            if len(shape) == 3:
+                array[..., 3:] = 255  # opaque
             (folder / name / f"{i}.png").write_bytes(encoded(array))
 
 
@@ -401,10 +403,6 @@ def test_folder_errors(tmp_path):
     with pytest.raises(data.DataError, match="has 0 images; it must have 20 or more"):
         data.load(str(tmp_path))
     pictures(tmp_path)
-    Image.fromarray(np.zeros((6, 8), np.uint16)).save(tmp_path / "b" / "2.png")
-    with pytest.raises(data.DataError, match=r"2\.png is damaged: .*more than 8 bits"):
-        loaded = data.load(str(tmp_path))
-        torch.cat([s.images[:] for s in (loaded.train, loaded.validation, loaded.test)])
     (tmp_path / "a" / "0.png").write_bytes(b"nonsense")
     with pytest.raises(data.DataError, match=r"a/0\.png is damaged"):
         data.load(str(tmp_path))

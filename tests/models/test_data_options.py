@@ -246,6 +246,7 @@ def test_command_names_a_damaged_image_in_one_line(tmp_path, folder, monkeypatch
     assert vimae("train", "--data", folder, "--width", 0.1, "--batch-size", 20) == 1
     printed = capsys.readouterr().err
     assert "33.png is damaged" in printed and "Traceback" not in printed
+    assert not (tmp_path / "runs").exists()
     assert printed.count("error: ") == 1
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cifar10, digits, download, dsprites, files, idx, omniglot
+from . import cifar10, digits, download, dsprites, files, folder, idx, omniglot
 from .base import (
     Binarized,
     DataError,
@@ -24,40 +24,53 @@ from .base import (
     Source,
     Split,
     pixels,
+    printable,
 )
 
-__all__ = ["DataError", "ImageData", "Images", "Lazy", "Split", "load", "names", "pixels"]
+__all__ = [
+    "DataError",
+    "ImageData",
+    "Images",
+    "Lazy",
+    "Split",
+    "load",
+    "names",
+    "pixels",
+    "printable",
+]
 
 
 @dataclass(frozen=True)
 class _Known:
     load: Callable[[Source], ImageData]
-    folders: tuple[str, ...] = ()  # other places for its files, below the data folder
+    # Other places for its files, below the data folder or its folder of the name of the data set.
+    folders: tuple[str, ...] = ()
     how: str = ""
     sized: bool = False  # --image-size can be chosen
 
 
 _KNOWN = {
     "digits": _Known(digits.load),
-    "mnist": _Known(idx.load, ("MNIST/raw",), download.how_to_get("mnist"), sized=True),
+    "mnist": _Known(
+        idx.load, ("MNIST/raw", "MNIST", "raw"), download.how_to_get("mnist"), sized=True
+    ),
     "fashion_mnist": _Known(
-        idx.load, ("FashionMNIST/raw",), download.how_to_get("fashion_mnist"), sized=True
+        idx.load,
+        ("FashionMNIST/raw", "FashionMNIST", "fashion-mnist", "raw"),
+        download.how_to_get("fashion_mnist"),
+        sized=True,
     ),
     "omniglot": _Known(
         omniglot.load, ("omniglot-py",), download.how_to_get("omniglot"), sized=True
     ),
     "cifar10": _Known(
         cifar10.load,
-        tuple(
-            f"{folder}cifar-10-batches-{kind}"
-            for folder in ("", "cifar10/")
-            for kind in ("bin", "py")
-        ),
+        ("cifar-10-batches-bin", "cifar-10-batches-py", "cifar-10-python/cifar-10-batches-py"),
         download.how_to_get("cifar10"),
     ),
     "celeba": _Known(
         files.load_celeba,
-        ("CelebA", "celeba/Img"),
+        ("CelebA/Img", "CelebA", "Img"),
         "Unpack img_align_celeba.zip (the aligned and cropped images) from "
         "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html there; it cannot be downloaded by this "
         "command.",
@@ -92,8 +105,8 @@ def load(
     Args:
         name: one of `names()`, or the path of a folder of images, whose sub-folders are its classes.
             "digits" (8x8, 1797 images) comes with scikit-learn; "dsprites" is rendered.
-        data_dir: folder of the official files, DIR/<name>/ or DIR itself or torchvision's layout;
-            None is the environment variable VIMAE_DATA.
+        data_dir: folder of the official files, DIR/<name>/ or DIR itself, or what torchvision, Kaggle
+            or Google Drive makes of them there; None is the environment variable VIMAE_DATA.
         images: how many of the training images there are to be, a choice that is the same every
             time; None is all.
         image_size: height and width of the images of mnist and fashion_mnist (a divisor of 28, which
@@ -106,14 +119,14 @@ def load(
 
     Raises:
         DataError: an unknown name; a missing or damaged file, with where it was looked for and how
-            to get it. Images that are read when they are asked for raise it then.
+            to get it. The images of CelebA, which are read when they are asked for, raise it then.
     """
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size is {image_size}; it must be 1 or more")
     if name in _KNOWN:
         data = _load_known(name, data_dir, image_size, download)
     elif Path(name).is_dir():
-        data = files.load_folder(Path(name), image_size)
+        data = folder.load(Path(name), image_size)
     else:
         raise DataError(
             f"data set is {name!r}; known data sets are {names()}, and any folder of images by its "
@@ -166,12 +179,15 @@ def _load_known(
     folders: tuple[Path, ...] = ()
     if given is not None:
         root = Path(given)
-        folders = (root / name, root, *(root / folder for folder in known.folders))
+        places = (root, root / name)
+        folders = (*places[::-1], *(place / f for f in known.folders for place in places))
     source = Source(name, folders, known.how, image_size)
     try:
-        return known.load(source)
+        data = known.load(source)
     except MissingError:
         if not fetch or not folders or name not in download.FILES:
             raise
-    download.fetch(name, folders[0])
-    return known.load(source)
+        download.fetch(name, folders[0])
+        source.notes.clear()
+        data = known.load(source)
+    return replace(data, notes=tuple(source.notes))

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
+_T = TypeVar("_T")
+
+# What Synology and QNAP, macOS, Windows, Linux and Python leave beside the files of users.
+_SYSTEM = {
+    "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",
+    "__macosx", "icon\r", "network trash folder", "temporary items",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information",
+    "lost+found", "__pycache__",
+}  # fmt: skip
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or left by an editor or a system."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def printable(text: str) -> str:
+    """A text of one line that any stream takes: bytes of names that are not UTF-8, and characters that
+    would not show, are escaped as in Python."""
+
+    def escaped(c: str) -> str:
+        if "\udc80" <= c <= "\udcff":  # how Python reads such bytes
+            return f"\\x{ord(c) - 0xDC00:02x}"
+        return c if c.isprintable() else c.encode("unicode_escape").decode()
+
+    return "".join(map(escaped, text))
+
 
 class DataError(Exception):
     """A data set that is missing, damaged or unknown; the message is meant for the user."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class MissingError(DataError):
@@ -128,13 +162,18 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set in its three splits; `partial` says what is missing of the official set, if so."""
+    """A data set in its three splits.
+
+    `partial` says what is missing of the official set, if so; `notes`, a line each, how many files
+    were used and ignored and why, and what was done to them.
+    """
 
     name: str
     train: Split
     validation: Split
     test: Split
     partial: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -172,12 +211,14 @@ class Source:
         folders: to look in, in this order; none if the user named none.
         how: how to get the files, for error messages.
         size: height and width the images are to have, where that can be chosen.
+        notes: what the user is to be told; reading adds to them.
     """
 
     name: str
     folders: tuple[Path, ...]
     how: str
     size: int | None = None
+    notes: list[str] = field(default_factory=list)
 
     def look(self, *names: str) -> Path | None:
         """The first of these files or folders that exists."""
@@ -187,13 +228,41 @@ class Source:
                     return folder / name
         return None
 
-    def find(self, *names: str) -> Path:
-        """The same; MissingError if there is none."""
-        path = self.look(*names)
-        if path is None:
-            others = f" (or {', '.join(names[1:])})" if names[1:] else ""
-            raise self.missing(f"{names[0]}{others}")
-        return path
+    def files(self, *names: str) -> list[Path]:
+        """All files of these names, the first choice first.
+
+        Kaggle packs a file into a folder of its own name; there it is looked for too.
+        """
+        found = []
+        for folder in self.folders:
+            for path in (folder / name for name in names):
+                inside = [path / name for name in names] if path.is_dir() else [path]
+                found += [file for file in inside if file.is_file()]
+        return found
+
+    def unpacked(self, name: str) -> list[Path]:
+        """All folders of this name, the first choice first."""
+        return [folder / name for folder in self.folders if (folder / name).is_dir()]
+
+    def first_whole(self, ways: Sequence[tuple[Path, Callable[[Path], _T]]]) -> _T:
+        """What is read in the first of these ways, a path each, that finds nothing damaged; what is
+        damaged before it is said.
+
+        Raises:
+            DataError: that of the first, if all are damaged.
+        """
+        errors = []
+        for path, read in ways:
+            try:
+                content = read(path)
+            except DataError as error:
+                errors.append(error)
+                continue
+            for damage in errors:
+                why = str(damage).removeprefix(f"{self.name}: ").removesuffix(f" {self.how}")
+                self.notes.append(printable(f"{why} {path} is used instead."))
+            return content
+        raise errors[0]
 
     def missing(self, what: str) -> MissingError:
         if not self.folders:
@@ -211,4 +280,81 @@ class Source:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise DataError(f"{self.name}: {path} cannot be read: {error.strerror}") from error
+            raise self.unreadable(path, error) from error
+
+    def unreadable(self, path: Path | str, error: OSError) -> DataError:
+        return DataError(f"{self.name}: {path} cannot be read: {error.strerror}")
+
+
+HIDDEN = "hidden or of the system"
+
+
+class Ignored:
+    """Files that are not used, counted by the reason, with examples."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, Counter[str]] = {}
+
+    def add(self, reason: str, example: str, n: int = 1) -> None:
+        if n:
+            self.reasons.setdefault(reason, Counter())[example] += n
+
+    def __str__(self) -> str:
+        parts = []
+        for reason, examples in self.reasons.items():
+            named = ", ".join(sorted(examples)[:3]) + (", ..." if len(examples) > 3 else "")
+            parts.append(f"{examples.total():,} {reason} ({named})")
+        total = sum(examples.total() for examples in self.reasons.values())
+        return f"{total:,} ignored" + (f": {', '.join(parts)}" if parts else "")
+
+
+def files_below(source: Source, folder: Path, ignored: Ignored | None = None) -> list[str]:
+    """The files below a folder, by their paths from it, in no order.
+
+    Links to folders are entered, after the folders that lie there themselves; each folder is read once,
+    and none that `folder` is in, so that a loop ends and no image is in two classes. What is hidden is
+    left out.
+
+    Args:
+        ignored: is told what is left out.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> NoReturn:
+        raise source.unreadable(error.filename, error)
+
+    ignored = Ignored() if ignored is None else ignored
+    names: list[str] = []
+    above = (*folder.absolute().parents, *folder.resolve().parents)
+    links, read = [str(folder)], set(map(os.path.realpath, above))
+    while links:
+        for where, folders, files in os.walk(links.pop(0), onerror=fail):
+            below = os.path.relpath(where, folder)
+            if (real := os.path.realpath(where)) in read:
+                ignored.add("linked to a folder that is read elsewhere", below)
+                folders.clear()
+                continue
+            read.add(real)
+            for name in files:
+                if hidden(name):
+                    ignored.add(HIDDEN, name)
+                else:
+                    names.append(name if below == "." else os.path.join(below, name))
+            for name in sorted(folders):
+                path = os.path.join(where, name)
+                if hidden(name):
+                    ignored.add(HIDDEN, name, count_below(path))
+                    folders.remove(name)
+                elif os.path.islink(path):
+                    links.append(path)
+            folders.sort()
+    return names
+
+
+def count_below(path: str) -> int:
+    """How many files a folder has, without those behind links; a file is one."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        return 1
+    return sum(len(files) for _, _, files in os.walk(path))

@@ -7,8 +7,9 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,24 +21,29 @@ from .idx import read_gzip
 _TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
 _TEST = "test_batch"
 _PIXELS = 3 * 32 * 32
+_INTEGERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}
 
-# Where each part was found, and its bytes.
-_Found = dict[str, tuple[str, bytes]]
+_ARCHIVES = [
+    f"cifar-10-{kind}.tar{ending}" for kind in ("binary", "python") for ending in (".gz", "")
+]
+
+# Images and labels of each part, and what reads them from the bytes of a file.
+_Parts = dict[str, tuple[Tensor, Tensor]]
+_Parse = Callable[[Source, str, bytes], tuple[Tensor, Tensor]]
 
 
 def load(source: Source) -> ImageData:
     """The last tenth of the training images validates: 45k / 5k of the 50k."""
-    found, parse = _find(source)
-    parts = {part: parse(source, path, raw) for part, (path, raw) in found.items()}
+    parts = _find(source)
     if _TEST not in parts:
         raise source.missing(_TEST)
     images = torch.cat([parts[part][0] for part in _TRAIN if part in parts])
     labels = torch.cat([parts[part][1] for part in _TRAIN if part in parts])
     test = Split(*parts[_TEST])
     kept = len(labels) - len(labels) // 10
-    partial = ""
+    missing = ""
     if len(labels) < 50_000 or len(test) < 10_000:
-        partial = (
+        missing = (
             f"partial: {len(labels):,} of 50,000 training images, {len(test):,} of 10,000 test "
             "images"
         )
@@ -46,39 +52,48 @@ def load(source: Source) -> ImageData:
         Split(images[:kept], labels[:kept]),
         Split(images[kept:], labels[kept:]),
         test,
-        partial,
+        missing,
     )
 
 
-def _find(source: Source) -> tuple[_Found, Callable[[Source, str, bytes], tuple[Tensor, Tensor]]]:
+def _find(source: Source) -> _Parts:
     """Unpacked files if they are complete, else an archive, else what files there are."""
     loose = []
     for suffix, parse in ((".bin", _binary), ("", _pickled)):
         paths = {
-            part: path
+            part: files
             for part in (*_TRAIN, _TEST)
-            if (path := source.look(f"{part}{suffix}", f"{part}{suffix}.gz")) is not None
+            if (files := source.files(f"{part}{suffix}", f"{part}{suffix}.gz"))
         }
-        loose.append((paths, parse))
-    paths, parse = max(loose, key=lambda entry: len(entry[0]))
-    if len(paths) < 6:
-        for archive, suffix, parse_archive in (
-            ("cifar-10-binary.tar.gz", ".bin", _binary),
-            ("cifar-10-python.tar.gz", "", _pickled),
-        ):
-            path = source.look(archive)
-            if path is not None:
-                return _unpack(source, path, suffix), parse_archive
-    if not any(part in paths for part in _TRAIN):
+        if any(part in paths for part in _TRAIN):
+            folder = next(iter(paths.values()))[0].parent
+            loose.append((len(paths), folder, partial(_read, source, parse, paths)))
+    loose.sort(key=lambda form: form[0], reverse=True)
+    ways = [
+        *((folder, read) for n, folder, read in loose if n == 6),
+        *((path, partial(_unpack, source)) for path in source.files(*_ARCHIVES)),
+        *((folder, read) for n, folder, read in loose if n < 6),
+    ]
+    if not ways:
         raise source.missing("cifar-10-binary.tar.gz (or data_batch_1.bin ..., or data_batch_1)")
-    return {part: (str(p), read_gzip(source, p)) for part, p in paths.items()}, parse
+    return source.first_whole(ways)
 
 
-def _unpack(source: Source, path: Path, suffix: str) -> _Found:
-    """The parts in an archive, read into memory."""
+def _read(source: Source, parse: _Parse, paths: dict[str, list[Path]], _: Path) -> _Parts:
+    """The parts in files of their own, each in one or more places."""
+
+    def read(path: Path) -> tuple[Tensor, Tensor]:
+        return parse(source, str(path), read_gzip(source, path))
+
+    return {part: source.first_whole([(path, read) for path in paths[part]]) for part in paths}
+
+
+def _unpack(source: Source, path: Path) -> _Parts:
+    """The parts in an archive."""
+    suffix, parse = (".bin", _binary) if "binary" in path.name else ("", _pickled)
     found = {}
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with tarfile.open(path) as archive:
             for member in archive:
                 file = Path(member.name).name
                 part = file.removesuffix(suffix)
@@ -91,7 +106,7 @@ def _unpack(source: Source, path: Path, suffix: str) -> _Found:
     absent = [part + suffix for part in (*_TRAIN, _TEST) if part not in found]
     if absent:
         raise source.damaged(path, f"it has no {', '.join(absent)}")
-    return found
+    return {part: parse(source, file, raw) for part, (file, raw) in found.items()}
 
 
 def _binary(source: Source, path: str, raw: bytes) -> tuple[Tensor, Tensor]:
@@ -104,23 +119,33 @@ def _binary(source: Source, path: str, raw: bytes) -> tuple[Tensor, Tensor]:
 
 
 def _pickled(source: Source, path: str, raw: bytes) -> tuple[Tensor, Tensor]:
-    """A pickled dictionary: b"data", a uint8 array (N, 3072), and b"labels", a list."""
+    """A pickled dictionary: "data", a uint8 array (N, 3072), and "labels", a list or an array.
+
+    The official files are Python 2's, whose strings are bytes here; others were pickled again.
+    """
     try:
         content = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
+        entries = content.items() if isinstance(content, dict) else ()
+        found = {_text(key): value for key, value in entries}
+        data, labels = (_plain(found.get(key)) for key in ("data", "labels"))
     except Exception as error:  # a damaged pickle can raise anything
         raise source.damaged(path, f"it cannot be unpickled ({error})") from error
-    data = content.get(b"data") if isinstance(content, dict) else None
-    array = data.array() if isinstance(data, _Array) else None
-    labels = content.get(b"labels") if isinstance(content, dict) else None
-    if array is None or array.ndim != 2 or array.shape[1] != _PIXELS:
+    if (
+        not isinstance(data, np.ndarray)
+        or data.dtype != np.uint8
+        or data.ndim != 2
+        or data.shape[1] != _PIXELS
+    ):
         raise source.damaged(path, f"its b'data' is no uint8 array of {_PIXELS} columns")
+    if isinstance(labels, np.ndarray):
+        labels = labels.tolist()
     if (
         not isinstance(labels, list)
         or not all(type(label) is int for label in labels)
-        or len(labels) != len(array)
+        or len(labels) != len(data)
     ):
-        raise source.damaged(path, f"its b'labels' is no list of {len(array)} integers")
-    return _checked(source, path, torch.from_numpy(array), torch.tensor(labels))
+        raise source.damaged(path, f"its b'labels' is no list of {len(data)} integers")
+    return _checked(source, path, torch.from_numpy(data), torch.tensor(labels))
 
 
 def _checked(source: Source, path: str, data: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,28 +166,75 @@ class _Record:
 
 
 class _Dtype(_Record):
-    pass
+    def dtype(self) -> np.dtype[Any]:
+        """The type it stands for, if that is one of integers."""
+        code, order = _text(self.arguments[0]), _text(self.state[1])
+        if code not in _INTEGERS or order not in ("|", "<", ">"):
+            raise pickle.UnpicklingError(f"it has an array of {order}{code}, not of integers")
+        return np.dtype(f"{order}{code}")
 
 
 class _Array(_Record):
-    def array(self) -> np.ndarray[Any, Any] | None:
-        """The array it stands for, if that is one of bytes."""
-        match self.state:
-            case (_, (int(n), int(columns)), _Dtype() as dtype, fortran, bytes(raw)):
-                if dtype.arguments[:1] not in ((b"u1",), ("u1",)) or len(raw) != n * columns:
-                    return None
-                flat = np.frombuffer(raw, np.uint8)
-                return flat.reshape((n, columns), order="F" if fortran else "C").copy()
-        return None
+    """numpy's _reconstruct, which the state tells what to hold."""
+
+    def plain(self) -> np.ndarray[Any, Any]:
+        _, shape, dtype, fortran, raw = self.state
+        return _filled(raw, dtype, shape, "F" if fortran else "C")
+
+
+class _Buffer(_Record):
+    """numpy's _frombuffer(raw, dtype, shape, order)."""
+
+    def plain(self) -> np.ndarray[Any, Any]:
+        return _filled(*self.arguments[:4])
+
+
+class _Scalar(_Record):
+    """numpy's scalar(dtype, raw)."""
+
+    def plain(self) -> int:
+        dtype, raw = self.arguments
+        return int(_filled(raw, dtype, (), "C"))
+
+
+def _filled(raw: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> np.ndarray[Any, Any]:
+    return np.frombuffer(raw, dtype.dtype()).reshape(shape, order=order).copy()
+
+
+def _encoded(text: str = "", encoding: str = "latin1") -> bytes:
+    """Python 3 writes bytes as text to be encoded, none as bytes(), in protocols 0 to 2."""
+    return text.encode("latin1")
+
+
+def _text(key: Any) -> Any:
+    return key.decode("latin1") if isinstance(key, bytes) else key
+
+
+def _plain(value: Any) -> Any:
+    """A value of the dictionary with the arrays and numbers that records stand for."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.plain() if isinstance(value, (_Array, _Buffer, _Scalar)) else value
 
 
 class _Unpickler(pickle.Unpickler):
     """Reads dictionaries, lists, numbers, strings and arrays; finds no code that it could run."""
 
-    _STAND_INS = {
-        ("numpy.core.multiarray", "_reconstruct"): _Array,
+    _STAND_INS: ClassVar[dict[tuple[str, str], Any]] = {
+        ("_codecs", "encode"): _encoded,
+        ("__builtin__", "bytes"): _encoded,
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _Dtype,
+        # numpy 2 has put an underscore before core.
+        **{
+            (f"numpy.{core}.{module}", name): stand_in
+            for core in ("core", "_core")
+            for module, name, stand_in in (
+                ("multiarray", "_reconstruct", _Array),
+                ("multiarray", "scalar", _Scalar),
+                ("numeric", "_frombuffer", _Buffer),
+            )
+        },
     }
 
     def find_class(self, module: str, name: str) -> Any:

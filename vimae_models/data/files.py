@@ -1,21 +1,37 @@
-"""Images in files of their own, read when they are asked for: CelebA and any folder."""
+"""Images in files of their own, read when they are asked for; and CelebA, which is such a set."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .base import ImageData, Lazy, MissingError, Part, Source, Split, shuffled
+from .base import HIDDEN, ImageData, Lazy, Part, Source, Split, hidden
 
 Picture = Image.Image
-_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
+_T = TypeVar("_T")
+_ENDINGS = [
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".pbm", ".pgm", ".ppm",
+    ".pnm", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".jxl", ".heic", ".heif",
+]  # fmt: skip
+
+
+@cache
+def formats() -> dict[str, str]:
+    """The endings of images that Pillow, with what plugins it has here, reads, and their formats.
+
+    Not all it could: some (EPS) start other programs.
+    """
+    known = Image.registered_extensions()
+    return {ending: known[ending] for ending in _ENDINGS if ending in known}
 
 
 class Files(Lazy):
@@ -51,18 +67,26 @@ class Files(Lazy):
 
     def _read(self, i: int) -> np.ndarray:
         path = self.folder / self.names[i]
-        return np.asarray(opened(self.source, path, self.prepare))
+        return opened(self.source, path, lambda picture: np.asarray(self.prepare(picture)))
 
 
-def opened(source: Source, path: Path, prepare: Callable[[Picture], Picture]) -> Picture:
-    """The prepared picture of a file."""
+def opened(source: Source, path: Path, prepare: Callable[[Picture], _T]) -> _T:
+    """What is made of the picture in a file."""
     try:
-        with Image.open(path) as picture:
+        # Pillow maps a file that it opens itself, and then turns TIFF of 8 bits wrongly.
+        with (
+            path.open("rb") as file,
+            Image.open(file, formats=sorted(set(formats().values()))) as picture,
+        ):
             return prepare(picture)
     except FileNotFoundError as error:
         raise source.missing(str(path)) from error
-    # A damaged PNG is a SyntaxError.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        what = "no image that Pillow reads here" if path.stat().st_size else "empty"
+        raise source.damaged(path, f"it is {what}") from error
+    except Exception as error:  # a damaged image can raise anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise source.unreadable(path, error) from error
         raise source.damaged(path, error) from error
 
 
@@ -75,8 +99,7 @@ def load_celeba(source: Source) -> ImageData:
     Source: VIMAE (ICLR version), appendix.
     """
     size = source.size or 64
-    folder = source.find("img_align_celeba")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".jpg"))
+    folder, names = _celeba_files(source)
     n, held = len(names), 20_000 if len(names) == 202_599 else len(names) // 10
     if held < 2:
         raise source.missing(f"{folder}/000001.jpg ... 202599.jpg ({n} found)")
@@ -96,56 +119,19 @@ def load_celeba(source: Source) -> ImageData:
     return ImageData(source.name, train, validation, test, partial)
 
 
-def load_folder(folder: Path, size: int | None) -> ImageData:
-    """All images below a folder; the label is the sub-folder, in the order of their names.
-
-    A tenth tests and a tenth validates, drawn in the same way every time. Grey or RGB as the first
-    image is.
-
-    Args:
-        folder: of images, or of one sub-folder of images for each class.
-        size: height and width to crop (the largest square in the centre) and resize (Lanczos) to;
-            None takes images as they are, which must all be of one size.
-    """
-    name = folder.resolve().name
-    source = Source(
-        name,
-        (folder,),
-        "A data set is a folder of images (png, jpg, ...), or one of sub-folders, one for each "
-        "class",
-    )
-    names = sorted(
-        os.path.relpath(os.path.join(where, file), folder)
-        for where, _, files in os.walk(folder)
-        for file in files
-        if Path(file).suffix.lower() in _ENDINGS and not file.startswith(".")
-    )
-    if len(names) < 20:
-        raise MissingError(
-            f"{name}: {folder} has {len(names)} images; it must have 20 or more. {source.how}"
-        )
-    first = opened(source, folder / names[0], lambda picture: picture.copy())
-    mode = "L" if first.mode in ("1", "L", "LA") else "RGB"
-    width, height = first.size if size is None else (size, size)
-
-    def prepare(picture: Picture) -> Picture:
-        if picture.mode.startswith(("I", "F")):
-            raise ValueError("its pixels have more than 8 bits")
-        if size is not None:
-            side = min(picture.size)
-            left, top = (picture.width - side) // 2, (picture.height - side) // 2
-            square = picture.convert(mode).crop((left, top, left + side, top + side))
-            return square.resize((size, size), Image.Resampling.LANCZOS)
-        if picture.size != (width, height):
-            raise ValueError(
-                f"it is {picture.width} x {picture.height}, but {names[0]} {width} x {height}; "
-                "--image-size makes all images of one size"
-            )
-        return picture.convert(mode)
-
-    images = Files(source, folder, names, prepare, (1 if mode == "L" else 3, height, width))
-    classes = [Path(file).parts[0] if len(Path(file).parts) > 1 else "" for file in names]
-    number = {label: i for i, label in enumerate(sorted(set(classes)))}
-    labels = torch.tensor([number[label] for label in classes])
-    held = len(names) // 10
-    return ImageData(name, *shuffled(images, labels, (len(names) - 2 * held, held, held)))
+def _celeba_files(source: Source) -> tuple[Path, list[str]]:
+    """The folder that has the images, as torchvision, Kaggle or Google lays it out, and their names."""
+    name = "img_align_celeba"
+    folders = [folder for outer in source.unpacked(name) for folder in (outer, outer / name)]
+    for folder in filter(Path.is_dir, folders):
+        jpegs = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".jpg"))
+        names = [name for name in jpegs if not hidden(name)]
+        if names:
+            if len(names) < len(jpegs):
+                source.notes.append(
+                    f"{len(names):,} images used, {len(jpegs) - len(names):,} ignored: {HIDDEN}"
+                )
+            return folder, names
+    if folders:
+        return folders[0], []
+    raise source.missing(name)

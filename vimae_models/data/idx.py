@@ -18,16 +18,16 @@ _PARTS = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 _AT_ONCE = 10_000
+_GZIP = b"\x1f\x8b"
 FILES = [f"{file}.gz" for part in _PARTS.values() for file in part]
 
 
 def load(source: Source) -> ImageData:
     """The last sixth of the training file validates: 50k / 10k of the 60k."""
-    (images, labels), (test_images, test_labels) = (
+    (path, images, labels), (test_path, test_images, test_labels) = (
         _part(source, *files) for files in _PARTS.values()
     )
     images, test_images = _sized(source, images), _sized(source, test_images)
-    path, test_path = (_find(source, image_file) for image_file, _ in _PARTS.values())
     kept = len(labels) - len(labels) // 6
     # The MMD takes two.
     for file, n, least in ((path, len(labels), 12), (test_path, len(test_labels), 2)):
@@ -70,31 +70,38 @@ def _sized(source: Source, images: Tensor) -> Tensor:
     return torch.cat([mean.round().byte() for mean in means])
 
 
-def _part(source: Source, image_file: str, label_file: str) -> tuple[Tensor, Tensor]:
-    image_path, label_path = _find(source, image_file), _find(source, label_file)
-    images = _read(source, image_path, dims=3)
-    labels = _read(source, label_path, dims=1)
+def _part(source: Source, image_file: str, label_file: str) -> tuple[Path, Tensor, Tensor]:
+    path, images = _read(source, image_file, dims=3)
+    label_path, labels = _read(source, label_file, dims=1)
     if len(images) != len(labels):
         raise source.damaged(
-            label_path,
-            f"it has {len(labels)} labels for the {len(images)} images of {image_path}",
+            label_path, f"it has {len(labels)} labels for the {len(images)} images of {path}"
         )
-    return images.unsqueeze(1), labels.long()
+    return path, images.unsqueeze(1), labels.long()
 
 
-def _find(source: Source, file: str) -> Path:
-    return source.find(f"{file}.gz", file)
+def _read(source: Source, file: str, dims: int) -> tuple[Path, Tensor]:
+    """The entries of a file, and where it is: with a dash or a dot, gzipped or not."""
+    stems = file, file.replace("-idx", ".idx")
+    names = [f"{stem}{ending}" for stem in stems for ending in (".gz", "")]
+    paths = source.files(*names)
+    if not paths:
+        raise source.missing(f"{names[0]} (or {', '.join(names[1:])})")
+    return source.first_whole(
+        [(path, lambda path: (path, _entries(source, path, dims))) for path in paths]
+    )
 
 
-def _read(source: Source, path: Path, dims: int) -> Tensor:
+def _entries(source: Source, path: Path, dims: int) -> Tensor:
     """The entries of an IDX file: a magic number, `dims` big-endian sizes, one byte per entry."""
-    raw = read_gzip(source, path)
+    magic = 0x800 + dims
+    raw = read_gzip(source, path, magic.to_bytes(4, "big"))
     start = 4 * (1 + dims)
     if len(raw) < start:
         raise source.damaged(path, f"it has {len(raw)} bytes, less than an IDX header")
-    magic, *sizes = (int(word) for word in np.frombuffer(raw, ">u4", 1 + dims))
-    if magic != 0x800 + dims:
-        raise source.damaged(path, f"its magic number is {magic}, not {0x800 + dims}")
+    found, *sizes = (int(word) for word in np.frombuffer(raw, ">u4", 1 + dims))
+    if found != magic:
+        raise source.damaged(path, f"its magic number is {found}, not {magic}")
     if len(raw) - start != math.prod(sizes):
         raise source.damaged(
             path,
@@ -104,12 +111,18 @@ def _read(source: Source, path: Path, dims: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(sizes).copy())
 
 
-def read_gzip(source: Source, path: Path) -> bytes:
-    """The bytes of a file, unpacked if its name ends in .gz."""
+def read_gzip(source: Source, path: Path, start: bytes = b"") -> bytes:
+    """The bytes of a file, unpacked if they are gzip's, whatever the name of the file says.
+
+    A browser may have unpacked a .gz on its way, or packed it twice. What is not gzip's under a name
+    in .gz must begin with `start`.
+    """
     raw = source.read(path)
-    if path.suffix != ".gz":
-        return raw
+    if path.suffix == ".gz" and not raw.startswith((_GZIP, start)):
+        raise source.damaged(path, "it is not a whole gzip file, nor the unpacked one")
     try:
-        return gzip.decompress(raw)
+        while raw.startswith(_GZIP):
+            raw = gzip.decompress(raw)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise source.damaged(path, f"it is not a whole gzip file ({error})") from error
+    return raw

@@ -1,4 +1,4 @@
-"""Omniglot: the zip files of its repository, whichever are there."""
+"""Omniglot: the zip files of its repository, whichever are there, or what they unpack to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import re
 import zipfile
 import zlib
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .base import DataError, ImageData, Source, Split
+from .base import DataError, ImageData, Source, Split, files_below, hidden
 
 _BACKGROUND = ("images_background", "images_background_small1", "images_background_small2")
 _EVALUATION = "images_evaluation"
 _SIZE = 105
 _ALL = (964 + 659) * 20
-# <zip>/<alphabet>/character<NN>/<number>_<writer>.png
-_DRAWING = re.compile(r"[^/]+/([^/]+)/(character\d+)/(\d+_(\d+)\.png)")
+# <alphabet>/character<NN>/<number>_<writer>.png; unpackers may have put folders around it.
+_DRAWING = re.compile(r"(?:.*/)?([^/]+)/(character\d+)/(\d+_(\d+)\.png)", re.DOTALL)
 
 
 def load(source: Source) -> ImageData:
@@ -40,13 +42,11 @@ def load(source: Source) -> ImageData:
     drawings: dict[str, tuple[Path, str, str]] = {}  # a drawing is in several of the zips
     evaluation = set()
     for stem in (*_BACKGROUND, _EVALUATION):
-        path = source.look(f"{stem}.zip")
-        if path is None:
+        paths = source.files(f"{stem}.zip") + source.unpacked(stem)
+        if not paths:
             continue
-        for name in _names(source, path):
-            match = _DRAWING.fullmatch(name)
-            if match is None:
-                continue
+        path, found = source.first_whole([(path, partial(_drawings, source)) for path in paths])
+        for name, match in found:
             alphabet, character, file, _ = match.groups()
             drawings.setdefault(f"{alphabet}/{character}/{file}", (path, name, alphabet))
             if stem == _EVALUATION:
@@ -66,43 +66,59 @@ def load(source: Source) -> ImageData:
     writers = torch.tensor([int(key.rpartition("_")[2].removesuffix(".png")) for key in keys])
     images = _shrunk(_read(source, [drawings[key][:2] for key in keys]), size)
 
-    partial = ""
+    missing = ""
     if len(keys) < _ALL:
-        partial = (
+        missing = (
             f"partial: {len(keys):,} of {_ALL:,} drawings, {len(characters):,} of 1,623 "
             f"characters, {len(alphabets)} of 50 alphabets"
         )
     validates = ~tests & (writers > 18)
     chosen = (~tests & ~validates, validates, tests)
     train, validation, test = (Split(images[c], labels[c]) for c in chosen)
-    return ImageData(source.name, train, validation, test, partial)
+    return ImageData(source.name, train, validation, test, missing)
 
 
-def _names(source: Source, path: Path) -> list[str]:
+def _drawings(source: Source, path: Path) -> tuple[Path, list[tuple[str, re.Match[str]]]]:
+    """The names of the drawings in a zip file or a folder, without what macOS left among them."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
+        if path.is_dir():
+            names = [Path(name).as_posix() for name in files_below(source, path)]
+        else:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
     except (zipfile.BadZipFile, OSError) as error:
         raise source.damaged(path, f"it is not a whole zip file ({error})") from error
+    found = [
+        (name, match)
+        for name in names
+        if (match := _DRAWING.fullmatch(name)) and not any(map(hidden, name.split("/")))
+    ]
+    if not found:
+        raise source.damaged(path, "it has no ALPHABET/characterNN/NNNN_NN.png")
+    return path, found
 
 
 def _read(source: Source, places: list[tuple[Path, str]]) -> Tensor:
     """Ink (N, 105, 105) of drawings, black on white in the files, 0 or 1."""
     ink = torch.empty(len(places), _SIZE, _SIZE, dtype=torch.uint8)
-    archives = {path: zipfile.ZipFile(path) for path in {path for path, _ in places}}
-    for row, (path, name) in zip(ink, places, strict=True):
-        try:
-            with archives[path].open(name) as file, Image.open(file) as image:
-                white = np.array(image.convert("1"))
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, SyntaxError) as error:
-            raise source.damaged(f"{name} in {path}", error) from error
-        if white.shape != row.shape:
-            raise source.damaged(
-                f"{name} in {path}", f"it is {white.shape[0]} x {white.shape[1]}, not 105 x 105"
-            )
-        row.copy_(torch.from_numpy(~white))
-    for archive in archives.values():
-        archive.close()
+    with ExitStack() as stack:
+        archives = {
+            path: stack.enter_context(zipfile.ZipFile(path))
+            for path in {path for path, _ in places}
+            if path.is_file()
+        }
+        for row, (path, name) in zip(ink, places, strict=True):
+            try:
+                file = archives[path].open(name) if path in archives else path / name
+                with Image.open(file) as image:
+                    white = np.array(image.convert("1"))
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, SyntaxError) as error:
+                raise source.damaged(f"{name} in {path}", error) from error
+            if white.shape != row.shape:
+                raise source.damaged(
+                    f"{name} in {path}", f"it is {white.shape[0]} x {white.shape[1]}, not 105 x 105"
+                )
+            row.copy_(torch.from_numpy(~white))
     return ink
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -10,10 +11,16 @@ import torch
 from torch import Tensor
 
 from ... import _checks
-from ..._autograd import implementation, lead, no_forward_mode, plain, refuse_tangents
 from ..._backend import Backend, resolve
 from ..._distributed import check_group, gather
-from ..._library import register
+from ..._operation import (
+    Derivative,
+    no_forward_mode,
+    no_second,
+    on_backend,
+    operation,
+    saved_gradient,
+)
 from . import reference
 
 if TYPE_CHECKING:
@@ -21,10 +28,6 @@ if TYPE_CHECKING:
 
 Weighting = Literal["uniform", "mws", "mss"]
 WEIGHTINGS = ("uniform", "mws", "mss")
-NO_SECOND = (
-    "vimae_kernels.{} has a first derivative, not a second: use backend='reference', which plain autograd "
-    "differentiates any number of times"
-)
 
 
 class AggregateLogDensity(NamedTuple):
@@ -103,20 +106,7 @@ def _densities(
     """On the chosen backend, with whatever derivatives are asked for."""
     if chosen == "reference":
         return AggregateLogDensity(*reference.log_density(z, mean, log_var, weighting, size))
-    refuse_tangents("aggregate_log_density", z, mean, log_var)
-    inputs = z, mean, log_var, weighting, size, chosen
-    if torch._C._are_functorch_transforms_active():
-        if torch.compiler.is_compiling():
-            # torch.compile drops the gradient of custom operations inside torch.func.grad without a word.
-            torch._dynamo.graph_break(
-                msg="vimae_kernels.aggregate_log_density inside torch.func inside torch.compile"
-            )
-        joint, marginal, *_ = _TransformableLogDensity.apply(*inputs)
-    elif torch.is_grad_enabled() and any(x.requires_grad for x in (z, mean, log_var)):
-        joint, marginal = _LogDensity.apply(*inputs)
-    else:
-        run = _log_density_impl if plain(z, mean, log_var) else _log_density
-        joint, marginal, *_ = run(*inputs)
+    joint, marginal, *_ = _log_density(z, mean, log_var, weighting, size, chosen)
     return AggregateLogDensity(joint.to(z.dtype), marginal)
 
 
@@ -194,15 +184,10 @@ def total_correlation(
     Source: IMAE, eq. 10 and App. B; Chen et al., Isolating Sources of Disentanglement in VAEs (2018), eq. 2.
     """
     z, mean, log_var, size, chosen = _prepare(z, mean, log_var, weighting, dataset_size, backend)
-    if chosen == "native" and z.device.type == "cpu" and plain(z, mean, log_var):
-        # Eagerly on a CPU: value and gradients in one pass.
-        refuse_tangents("total_correlation", z, mean, log_var)
-        if torch.is_grad_enabled() and any(x.requires_grad for x in (z, mean, log_var)):
-            return _TotalCorrelation.apply(z, mean, log_var, weighting, size)  # type: ignore[no-any-return]
-        run = implementation(__package__, chosen).total_correlation
-        return run(z, mean, log_var, weighting, size)  # type: ignore[no-any-return]
-    joint, marginal = _densities(z, mean, log_var, weighting, size, chosen)
-    return (joint - marginal.sum(-1)).mean(-1)
+    if chosen == "reference":
+        joint, marginal = reference.log_density(z, mean, log_var, weighting, size)
+        return (joint - marginal.sum(-1)).mean(-1)
+    return _total_correlation(z, mean, log_var, weighting, size, chosen)  # type: ignore[no-any-return]
 
 
 def _gathered(
@@ -300,180 +285,98 @@ def _check(
     return 0 if dataset_size is None or weighting == "uniform" else int(dataset_size)
 
 
-# The operations: one per direction, shared by the backends. z is (..., n, d), mean and log_var (..., B, d) with
-# equal batch dimensions, in float32 or float64; csrc/aggregate/aggregate.h says what they give.
+# The operations, shared by the backends. z is (..., n, d), mean and log_var (..., B, d) with equal batch dimensions, in
+# float32 or float64; csrc/aggregate/aggregate.h says what they give.
+
+_INPUTS = "Tensor z, Tensor mean, Tensor log_var"
+_CONFIG = "str weighting, SymInt dataset_size, str backend"
 
 
-def _log_density_impl(z, mean, log_var, weighting, dataset_size, backend):  # type: ignore[no-untyped-def]
-    return implementation(__package__, backend).log_density(
-        z, mean, log_var, weighting, dataset_size
-    )
+_run = on_backend(__package__, "log_density")
+_run_gradient = on_backend(__package__, "log_density_grad")
 
 
-def _log_density_fake(z, mean, log_var, weighting, dataset_size, backend):  # type: ignore[no-untyped-def]
+def _fake(z: Tensor, *_: Any) -> Any:
     joint = z.new_empty(z.shape[:-1], dtype=torch.float64)
     return joint, z.new_empty(z.shape), z.new_empty(z.shape), z.new_empty(z.shape)
 
 
-def _log_density_vmap(info, dims, z, mean, log_var, *rest):  # type: ignore[no-untyped-def]
-    led = _led(info, dims, z, mean, log_var)
-    return _log_density(*led, *rest), (0, 0, 0, 0)
+class _Refused(Derivative):
+    def save(self, ctx: Any, inputs: Any, config: Any, outputs: Any) -> None:
+        pass
+
+    def backward(self, ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(no_second("aggregate_log_density"))
+
+    def jvp(self, ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(no_forward_mode("aggregate_log_density"))
 
 
-def _led(info, dims, *tensors):  # type: ignore[no-untyped-def]
-    return (lead(x, dim, info.batch_size) for x, dim in zip(tensors, dims, strict=False))
+class _ByGradient(Derivative):
+    def save(self, ctx: Any, inputs: Any, config: Any, outputs: Any) -> None:
+        joint, _, peak, total = outputs
+        ctx.mark_non_differentiable(peak, total)
+        ctx.save_for_backward(*inputs, joint, peak, total)
+        ctx.config = config
+
+    def backward(self, ctx: Any, g_joint: Tensor, g_marginal: Tensor, *_: Any) -> Any:
+        g_joint = g_joint.to(g_marginal.dtype)  # the joint density itself is in float64
+        return _log_density_gradient(*ctx.saved_tensors, g_joint, g_marginal, *ctx.config)
+
+    def jvp(self, ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(no_forward_mode("aggregate_log_density"))
 
 
-_log_density = register(
-    "_aggregate_log_density(Tensor z, Tensor mean, Tensor log_var, str weighting, int dataset_size, "
-    "str backend) -> (Tensor, Tensor, Tensor, Tensor)",
-    _log_density_impl,
-    _log_density_fake,
-    _log_density_vmap,
+_log_density_gradient = operation(
+    f"_aggregate_log_density_grad({_INPUTS}, Tensor joint, Tensor peak, Tensor total, Tensor g_joint, "
+    f"Tensor g_marginal, {_CONFIG}) -> (Tensor, Tensor, Tensor)",
+    _run_gradient,
+    lambda z, mean, *_: (z.new_empty(z.shape), z.new_empty(mean.shape), z.new_empty(mean.shape)),
+    tensors=8,
+    derivative=_Refused(),
+)
+
+_log_density = operation(
+    f"_aggregate_log_density({_INPUTS}, {_CONFIG}) -> (Tensor, Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
+    tensors=3,
+    derivative=_ByGradient(),
 )
 
 
-def _log_density_grad_impl(  # type: ignore[no-untyped-def]
-    z, mean, log_var, joint, peak, total, g_joint, g_marginal, weighting, dataset_size, backend
-):
-    return implementation(__package__, backend).log_density_grad(
-        z, mean, log_var, joint, peak, total, g_joint, g_marginal, weighting, dataset_size
-    )
+# On CPUs in one pass, from which the densities need not be kept.
+_one_pass = on_backend(__package__, "total_correlation")
+_one_pass_with_gradient = on_backend(__package__, "total_correlation_grad")
 
 
-def _log_density_grad_fake(z, mean, log_var, *rest):  # type: ignore[no-untyped-def]
-    return z.new_empty(z.shape), mean.new_empty(mean.shape), log_var.new_empty(log_var.shape)
+def _total_correlation_run(z: Tensor, mean: Tensor, log_var: Tensor, *config: Any) -> Tensor:
+    if config[-1] == "native" and not z.is_cuda:
+        return _one_pass(z, mean, log_var, *config)  # type: ignore[no-any-return]
+    joint, marginal, *_ = _run(z, mean, log_var, *config)
+    return (joint.to(z.dtype) - marginal.sum(-1)).mean(-1)  # type: ignore[no-any-return]
 
 
-def _log_density_grad_vmap(info, dims, *arguments):  # type: ignore[no-untyped-def]
-    return _log_density_grad(*_led(info, dims, *arguments[:8]), *arguments[8:]), (0, 0, 0)
-
-
-_log_density_grad = register(
-    "_aggregate_log_density_grad(Tensor z, Tensor mean, Tensor log_var, Tensor joint, Tensor peak, "
-    "Tensor total, Tensor g_joint, Tensor g_marginal, str weighting, int dataset_size, str backend) "
-    "-> (Tensor, Tensor, Tensor)",
-    _log_density_grad_impl,
-    _log_density_grad_fake,
-    _log_density_grad_vmap,
-)
-
-
-class _LogDensity(torch.autograd.Function):
-    """The eager and the compiled path."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, mean: Tensor, log_var: Tensor, *config: Any) -> Any:
-        run = _log_density_impl if plain(z, mean, log_var) else _log_density
-        joint, marginal, peak, total = run(z, mean, log_var, *config)
-        ctx.save_for_backward(z, mean, log_var, joint, peak, total)
-        ctx.config = config
-        return joint.to(z.dtype), marginal
-
-    @staticmethod
-    def backward(ctx: Any, g_joint: Tensor, g_marginal: Tensor) -> Any:
-        inputs = *ctx.saved_tensors, g_joint, g_marginal, *ctx.config
-        if torch.compiler.is_compiling():
-            gradients = _log_density_grad(*inputs)
-        elif torch.is_grad_enabled():  # create_graph
-            gradients = _LogDensityBackward.apply(*inputs)
-        else:
-            short = plain(*ctx.saved_tensors, g_joint, g_marginal)
-            run = _log_density_grad_impl if short else _log_density_grad
-            gradients = run(*inputs)
-        return *gradients, None, None, None
-
-
-class _TotalCorrelation(torch.autograd.Function):
-    """The eager path on a CPU: the first gradient is made in the same pass as the value and saved."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, mean: Tensor, log_var: Tensor, *config: Any) -> Tensor:
-        run = implementation(__package__, "native").total_correlation_grad
-        value, *gradients = run(z, mean, log_var, *config)
-        ctx.save_for_backward(z, mean, log_var, *gradients)
-        return value  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        if g.ndim:
-            g = g[..., None, None]
-        if torch.is_grad_enabled():  # create_graph
-            gradients = _TotalCorrelationBackward.apply(*ctx.saved_tensors, g)
-        else:
-            gradients = tuple(g * x for x in ctx.saved_tensors[3:])
-        return *gradients, None, None
-
-
-class _TotalCorrelationBackward(torch.autograd.Function):
-    """The first derivative, as a function of the inputs. A second is refused rather than silently dropped."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, mean: Tensor, log_var: Tensor, *rest: Tensor) -> Any:
-        *gradients, g = rest
-        return tuple(g * x for x in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(NO_SECOND.format("total_correlation"))
-
-
-# The rest is for second derivatives and torch.func, which want setup_context and no *args: 10 microseconds
-# more per call.
-
-
-class _TransformableLogDensity(torch.autograd.Function):
-    """_LogDensity for torch.func; what the gradient needs are outputs, which is the only way to save them."""
-
-    generate_vmap_rule = True
-    jvp = staticmethod(no_forward_mode("aggregate_log_density"))
-
-    @staticmethod
-    def forward(z, mean, log_var, weighting, dataset_size, backend):  # type: ignore[no-untyped-def]
-        joint, *rest = _log_density(z, mean, log_var, weighting, dataset_size, backend)
-        return joint.to(z.dtype), *rest, joint.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        z, mean, log_var, *config = inputs
-        _, _, peak, total, joint = output
-        ctx.mark_non_differentiable(peak, total, joint)
-        ctx.save_for_backward(z, mean, log_var, joint, peak, total)
-        ctx.config = config
-
-    @staticmethod
-    def backward(ctx: Any, g_joint: Tensor, g_marginal: Tensor, *_: Any) -> Any:
-        gradients = _LogDensityBackward.apply(*ctx.saved_tensors, g_joint, g_marginal, *ctx.config)
-        return *gradients, None, None, None
-
-
-class _LogDensityBackward(torch.autograd.Function):
-    """The first derivative. A second is refused rather than silently dropped."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
-        z, mean, log_var, joint, peak, total, g_joint, g_marginal, weighting, dataset_size, backend
-    ):
-        return _log_density_grad(
-            z,
-            mean,
-            log_var,
+def _total_correlation_and_gradient(
+    z: Tensor, mean: Tensor, log_var: Tensor, need: Sequence[bool], *config: Any
+) -> Any:
+    if config[-1] == "native" and not z.is_cuda:
+        value, *gradients = _one_pass_with_gradient(z, mean, log_var, *config)
+    else:
+        joint, marginal, peak, total = _run(z, mean, log_var, *config)
+        value = (joint.to(z.dtype) - marginal.sum(-1)).mean(-1)
+        each = 1 / z.shape[-2]
+        made = (
             joint,
             peak,
             total,
-            g_joint,
-            g_marginal,
-            weighting,
-            dataset_size,
-            backend,
+            torch.full_like(marginal[..., 0], each),
+            torch.full_like(marginal, -each),
         )
+        gradients = _run_gradient(z, mean, log_var, *made, *config)
+    return value, *(g if n else g.new_empty(0) for g, n in zip(gradients, need, strict=True))
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
 
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(NO_SECOND.format("aggregate_log_density"))
+_total_correlation = saved_gradient(
+    "total_correlation", _INPUTS, _CONFIG, _total_correlation_run, _total_correlation_and_gradient
+)

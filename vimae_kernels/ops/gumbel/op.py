@@ -10,25 +10,19 @@ import torch
 from torch import Tensor
 
 from ... import _checks
-from ..._autograd import (
-    accumulator,
-    has_tangent,
-    implementation,
-    lead,
-    plain,
-    refuse_forward_over_forward,
-)
+from ..._autograd import accumulator
 from ..._backend import Backend, resolve
-from ..._library import register
+from ..._operation import Derivative, implementation, operation, plain
 from . import reference
 
 
 def gumbel_softmax(
     logits: Tensor,
-    tau: float = 1.0,
+    tau: float | Tensor = 1.0,
     hard: bool = False,
-    *,
+    eps: float = 1e-10,
     dim: int = -1,
+    *,
     generator: torch.Generator | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
@@ -47,8 +41,11 @@ def gumbel_softmax(
     Args:
         logits: unnormalised log-probabilities in float64, float32, bfloat16 or float16; any shape and
             strides, with at least one category along `dim`. -inf is probability 0.
-        tau: temperature, positive; beyond the normal numbers of the dtype it counts as the nearest of them.
+        tau: temperature, positive; beyond the normal numbers of the dtype it counts as the nearest of them. A tensor
+            is broadcast against the logits, with one temperature for all categories along `dim`, and has a gradient;
+            its numbers are not looked at on a GPU, and where one is not positive the sample is NaN.
         hard: one-hot samples with the gradient of the soft ones.
+        eps: of no effect, as in torch.
         dim: the dimension of the categories.
         generator: source of the seed, one 64-bit number per call (under `torch.func.vmap` with
             randomness="different", one per entry); None is torch's default generator, which
@@ -62,8 +59,8 @@ def gumbel_softmax(
 
     Raises:
         TypeError: not a tensor, number or generator; a dtype that is not floating point.
-        ValueError: tau that is not positive and finite, a `dim` that does not exist or is empty,
-            a generator on another device, an unknown backend.
+        ValueError: tau that is not positive and finite, or of a shape that does not fit, a `dim` that does not
+            exist or is empty, a generator on another device, an unknown backend.
         RuntimeError: an explicit `backend` that cannot run here.
 
     Source: Jang et al., Categorical Reparameterization with Gumbel-Softmax (2017), eqs. 1 and 2 and
@@ -71,18 +68,29 @@ def gumbel_softmax(
     Parallel Random Numbers: As Easy as 1, 2, 3 (2011), Philox4x32-10.
     """
     _check(logits, tau, dim)
-    tau, hard = float(tau), bool(hard)
+    hard = bool(hard)
     _checks.generator(generator, logits.device)
     chosen = resolve(backend, logits.device)
-    seed = torch.randint(
-        -(2**63), 2**63 - 1, (), dtype=torch.int64, device=logits.device, generator=generator
-    )
+    # Compiled code takes no generator, not even None.
+    source = {} if generator is None else {"generator": generator}
+    seed = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=logits.device, **source)
+    tau = _of_rows(tau, logits, dim) if isinstance(tau, Tensor) else float(tau)
     last = dim in (-1, logits.ndim - 1)
     x = logits if last else logits.movedim(dim, -1)
     if logits.ndim == 0:
         return sample(x.reshape(1), seed, tau, hard, chosen).reshape(())
     y = sample(x, seed, tau, hard, chosen)
     return y if last else y.movedim(-1, dim).contiguous()
+
+
+def _of_rows(tau: Tensor, logits: Tensor, dim: int) -> Tensor:
+    """A tensor of temperatures, one for all or one for each row of the logits where `dim` is the last."""
+    tau = tau.to(logits.device, accumulator(logits))
+    if tau.numel() == 1:
+        return tau.reshape(())
+    rows = list(logits.shape)
+    rows[dim] = 1
+    return tau.broadcast_to(rows).movedim(dim, -1).squeeze(-1)
 
 
 def _check(logits: object, tau: object, dim: object) -> None:
@@ -97,13 +105,6 @@ def _check(logits: object, tau: object, dim: object) -> None:
     if logits.layout != torch.strided or logits.is_nested:
         layout = "nested" if logits.is_nested else logits.layout
         raise TypeError(f"logits has layout {layout}; it must be dense")
-    if isinstance(tau, bool) or not isinstance(tau, Real):
-        raise TypeError(
-            f"tau is of type {type(tau).__name__}; it must be a positive number (not a tensor, for the kernel "
-            "takes it from the host)"
-        )
-    if not 0 < float(tau) < math.inf:
-        raise ValueError(f"tau is {tau}; it must be positive and finite")
     if not isinstance(dim, int):
         raise TypeError(f"dim is of type {type(dim).__name__}; it must be an int")
     dims = max(1, logits.ndim)
@@ -115,155 +116,181 @@ def _check(logits: object, tau: object, dim: object) -> None:
         raise ValueError(
             f"logits has shape {tuple(logits.shape)}; it needs at least one category in dimension {dim}"
         )
+    if isinstance(tau, Tensor):
+        _check_tensor(tau, logits, dim)
+        return
+    if isinstance(tau, bool) or not isinstance(tau, Real):
+        raise TypeError(
+            f"tau is of type {type(tau).__name__}; it must be a positive number or a tensor of them"
+        )
+    if not 0 < float(tau) < math.inf:
+        raise ValueError(f"tau is {tau}; it must be positive and finite")
 
 
-def sample(logits: Tensor, seed: Tensor, tau: float, hard: bool, backend: str) -> Tensor:
+def _check_tensor(tau: Tensor, logits: Tensor, dim: int) -> None:
+    if tau.dtype == torch.bool or tau.is_complex():
+        raise TypeError(f"tau has dtype {tau.dtype}; it must be a tensor of positive numbers")
+    if tau.device != logits.device and tau.numel() > 1:
+        raise ValueError(
+            f"tau is on {tau.device}; it must be on {logits.device}, as the logits are"
+        )
+    rows = list(logits.shape)
+    if rows:
+        rows[dim] = 1
+    fits = tau.ndim <= len(rows) and all(
+        a in (1, b) for a, b in zip(reversed(tau.shape), reversed(rows), strict=False)
+    )
+    if not (fits or tau.numel() == 1):
+        raise ValueError(
+            f"tau has shape {tuple(tau.shape)}; for logits of shape {tuple(logits.shape)} it must be of one element, "
+            f"or broadcast to {tuple(rows)}"
+        )
+    # On a GPU, a look at its numbers would wait for them.
+    if tau.device.type == "cpu" and plain(tau) and not ((tau > 0) & (tau < math.inf)).all():
+        raise ValueError("tau has an element that is not positive and finite")
+
+
+def sample(logits: Tensor, seed: Tensor, tau: float | Tensor, hard: bool, backend: str) -> Tensor:
     """gumbel_softmax over the last dimension of `logits`, with the noise of `seed`.
 
-    `seed` is int64 and () or as many of the leading dimensions of `logits`: each entry has its own noise.
+    `seed` is int64 and () or as many of the leading dimensions of `logits`: each entry has its own noise. `tau` is a
+    number, or a tensor in the accumulator's dtype of shape () or (...), one for each row of logits (..., K).
     """
     if backend == "reference":
         return reference.gumbel_softmax(logits, seed, tau, hard)
-    if torch._C._are_functorch_transforms_active() or has_tangent(logits):
-        if torch.compiler.is_compiling():
-            # torch.compile drops the gradient of custom operations inside torch.func.grad without a word.
-            torch._dynamo.graph_break(
-                msg="vimae_kernels.gumbel_softmax inside torch.func inside torch.compile"
-            )
-        refuse_forward_over_forward("gumbel_softmax")
-        return _TransformableGumbelSoftmax.apply(logits, seed, tau, hard, backend)  # type: ignore[no-any-return]
-    if torch.is_grad_enabled() and logits.requires_grad:
-        return _GumbelSoftmax.apply(logits, seed, tau, hard, backend)  # type: ignore[no-any-return]
-    run = _gumbel_softmax_impl if plain(logits, seed) else _gumbel_softmax
-    return run(logits, seed, tau, hard, backend)  # type: ignore[no-any-return]
+    temperature = (None, (tau,)) if isinstance(tau, float) else (tau, ())
+    return _sample(logits, seed, *temperature, hard, backend).to(logits.dtype)  # type: ignore[no-any-return]
 
 
-# The operations, shared by the backends: logits (..., K) and a seed for each entry of its first
-# dimensions; results are contiguous.
+# The operations, shared by the backends: logits (..., K), a seed for each entry of its first dimensions, and the
+# temperature as a tensor or as the only one of `numbers`. Soft samples are in the accumulator's dtype.
+
+_ARGUMENTS = "Tensor logits, Tensor seed, Tensor? tau, float[] numbers, bool hard, str backend"
 
 
-def _gumbel_softmax_impl(logits, seed, tau, hard, backend):  # type: ignore[no-untyped-def]
-    return implementation(__package__, backend).gumbel_softmax(logits, seed, tau, hard)
+def _temperature(logits: Tensor, tau: Tensor | None, numbers: tuple[float, ...]) -> float | Tensor:
+    if tau is None:
+        return numbers[0]
+    rows = logits.shape[:-1]
+    if tau.ndim == 0 or tau.shape == rows:
+        return tau.contiguous()
+    # One for each entry that vmap runs over.
+    return tau.reshape(*tau.shape, *[1] * (len(rows) - tau.ndim)).expand(rows).contiguous()
 
 
-def _gumbel_softmax_vmap(info, dims, logits, seed, *rest):  # type: ignore[no-untyped-def]
-    led = (lead(t, dim, info.batch_size) for t, dim in zip((logits, seed), dims, strict=False))
-    return _gumbel_softmax(*led, *rest), 0
+def _run(
+    logits: Tensor, seed: Tensor, tau: Tensor | None, numbers: Any, hard: bool, backend: str
+) -> Tensor:
+    run = implementation(__package__, backend).gumbel_softmax
+    soft, one_hot = run(logits, seed, _temperature(logits, tau, numbers), hard, not hard)
+    return one_hot if hard else soft  # type: ignore[no-any-return]
 
 
-_gumbel_softmax = register(
-    "_gumbel_softmax(Tensor logits, Tensor seed, float tau, bool hard, str backend) -> Tensor",
-    _gumbel_softmax_impl,
-    lambda logits, seed, tau, hard, backend: logits.new_empty(logits.shape),
-    _gumbel_softmax_vmap,
+def _run_both(
+    logits: Tensor, seed: Tensor, tau: Tensor | None, numbers: Any, hard: bool, backend: str
+) -> Any:
+    run = implementation(__package__, backend).gumbel_softmax
+    return run(logits, seed, _temperature(logits, tau, numbers), hard, True)
+
+
+def _run_gradient(
+    y: Tensor, g: Tensor, tau: Tensor | None, logits: Tensor | None, numbers: Any, backend: str
+) -> Tensor:
+    run = implementation(__package__, backend).softmax_grad
+    return run(y, g, _temperature(y, tau, numbers))  # type: ignore[no-any-return]
+
+
+def _formula(
+    y: Tensor, g: Tensor, tau: Tensor | None, logits: Tensor | None, numbers: Any, backend: str
+) -> Tensor:
+    """The same, as torch can differentiate it any number of times."""
+    half = reference.half_tau(numbers[0] if tau is None else tau, y.dtype)
+    if isinstance(half, Tensor) and half.ndim:
+        half = half.unsqueeze(-1)
+    return y * (g - (g * y).sum(-1, keepdim=True)) * (0.5 / half)  # type: ignore[no-any-return]
+
+
+# y (g - sum(g y)) / tau: the product with the symmetric Jacobian of the soft sample y in the logits, which are here for
+# autograd's sake alone.
+_softmax_gradient = operation(
+    "_softmax_gradient(Tensor y, Tensor g, Tensor? tau, Tensor? logits, float[] numbers, str backend) -> Tensor",
+    _run_gradient,
+    lambda y, *_: y.new_empty(y.shape),
+    tensors=4,
+    differentiated=_formula,
 )
 
 
-def _gumbel_softmax_grad_impl(logits, seed, g, tau, backend):  # type: ignore[no-untyped-def]
-    return implementation(__package__, backend).gumbel_softmax_grad(logits, seed, g, tau)
+class _FromTheSample(Derivative):
+    """From the soft sample, which is all that is saved: the logits may be changed in place after the call."""
+
+    def save(self, ctx: Any, inputs: Any, config: Any, outputs: Any) -> None:
+        logits, _, tau = inputs
+        soft, one_hot = outputs
+        ctx.numbers, hard, ctx.backend = config
+        ctx.dtype, ctx.hard = logits.dtype, hard
+        ctx.set_materialize_grads(False)
+        if not hard:
+            ctx.mark_non_differentiable(one_hot)
+        # A compiled backward that did not take them would hide from a second derivative that it depends on them.
+        source = logits if torch._C._len_torch_dispatch_stack() else None
+        ctx.save_for_backward(soft, tau, source)
+        ctx.save_for_forward(soft, tau, source)
+
+    def backward(self, ctx: Any, g: Tensor | None, g_one_hot: Tensor | None) -> Any:
+        soft, tau, source = ctx.saved_tensors
+        given = [t.to(soft.dtype) for t in (g, g_one_hot) if t is not None]
+        if not given:
+            return None, None, None
+        total = given[0] if len(given) == 1 else given[0] + given[1]
+        of_logits = self.along(ctx, soft, total, tau, source).to(ctx.dtype)
+        if tau is None:
+            return of_logits, None, None
+        of_tau = (total * self.of_tau(ctx, soft, tau, source)).sum(-1)
+        return of_logits, None, of_tau.sum() if tau.ndim == 0 else of_tau
+
+    def jvp(self, ctx: Any, saved: Any, v: Tensor | None, _: Any, v_tau: Tensor | None) -> Any:
+        soft, tau, source = saved
+        tangent = torch.zeros_like(soft)
+        if v is not None:
+            tangent = tangent + self.along(ctx, soft, v.to(soft.dtype), tau, source)
+        if v_tau is not None:
+            weight = v_tau.unsqueeze(-1) if v_tau.ndim else v_tau
+            tangent = tangent + weight * self.of_tau(ctx, soft, tau, source)
+        return tangent, tangent.to(ctx.dtype) if ctx.hard else None
+
+    def along(self, ctx: Any, soft: Tensor, g: Tensor, *sources: Tensor | None) -> Tensor:
+        return _softmax_gradient(soft, g, *sources, ctx.numbers, ctx.backend)  # type: ignore[no-any-return]
+
+    def of_tau(self, ctx: Any, soft: Tensor, *sources: Tensor | None) -> Tensor:
+        """dy / dtau: (logits + g) / tau is log y but for what is the same in a row. Where y is 0 so is this."""
+        log = soft.where(soft > 0, 1.0).log()
+        return -self.along(ctx, soft, log, *sources)
 
 
-def _gumbel_softmax_grad_vmap(info, dims, logits, seed, g, *rest):  # type: ignore[no-untyped-def]
-    led = (lead(t, dim, info.batch_size) for t, dim in zip((logits, seed, g), dims, strict=False))
-    return _gumbel_softmax_grad(*led, *rest), 0
-
-
-# The gradient of the soft sample in the logits, with its noise made again from the seed.
-_gumbel_softmax_grad = register(
-    "_gumbel_softmax_grad(Tensor logits, Tensor seed, Tensor g, float tau, str backend) -> Tensor",
-    _gumbel_softmax_grad_impl,
-    lambda logits, seed, g, tau, backend: logits.new_empty(logits.shape),
-    _gumbel_softmax_grad_vmap,
+_with_soft = operation(
+    f"_gumbel_softmax_with_soft({_ARGUMENTS}) -> (Tensor, Tensor)",
+    _run_both,
+    lambda logits, seed, tau, numbers, hard, backend: (
+        logits.new_empty(logits.shape, dtype=accumulator(logits)),
+        logits.new_empty(logits.shape if hard else (0,)),
+    ),
+    tensors=3,
+    derivative=_FromTheSample(),
 )
 
 
-def _softmax_grad_impl(y, g, tau, backend):  # type: ignore[no-untyped-def]
-    return implementation(__package__, backend).softmax_grad(y, g, tau)
+def _differentiated(*arguments: Any) -> Tensor:
+    soft, one_hot = _with_soft(*arguments)
+    return one_hot if arguments[4] else soft  # type: ignore[no-any-return]
 
 
-def _softmax_grad_vmap(info, dims, y, g, *rest):  # type: ignore[no-untyped-def]
-    led = (lead(t, dim, info.batch_size) for t, dim in zip((y, g), dims, strict=False))
-    return _softmax_grad(*led, *rest), 0
-
-
-# The same from the sample y, in float32 or float64.
-_softmax_grad = register(
-    "_gumbel_from_sample_grad(Tensor y, Tensor g, float tau, str backend) -> Tensor",
-    _softmax_grad_impl,
-    lambda y, g, tau, backend: y.new_empty(y.shape),
-    _softmax_grad_vmap,
+_sample = operation(
+    f"_gumbel_softmax({_ARGUMENTS}) -> Tensor",
+    _run,
+    lambda logits, seed, tau, numbers, hard, backend: logits.new_empty(
+        logits.shape, dtype=logits.dtype if hard else accumulator(logits)
+    ),
+    tensors=3,
+    differentiated=_differentiated,
 )
-
-
-class _GumbelSoftmax(torch.autograd.Function):
-    """The eager and the compiled path."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, seed: Tensor, tau: float, hard: bool, backend: str
-    ) -> Tensor:
-        run = _gumbel_softmax_impl if plain(logits, seed) else _gumbel_softmax
-        y = run(logits, seed, tau, hard, backend)
-        _save(ctx, logits, seed, y, tau, hard, backend)
-        return y  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return _backward(ctx, g), None, None, None, None
-
-
-class _TransformableGumbelSoftmax(torch.autograd.Function):
-    """The same for torch.func and forward mode, which want setup_context: microseconds per call."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(logits, seed, tau, hard, backend):  # type: ignore[no-untyped-def]
-        return _gumbel_softmax(logits, seed, tau, hard, backend)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        logits, seed, *config = inputs
-        _save(ctx, logits, seed, output, *config)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return _backward(ctx, g), None, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, v: Tensor, *_: Any) -> Any:
-        return _backward(ctx, v)  # the Jacobian is symmetric
-
-
-def _save(
-    ctx: Any, logits: Tensor, seed: Tensor, y: Tensor, tau: float, hard: bool, backend: str
-) -> None:
-    # A sample that was rounded, to one-hot or to a half type, says too little about its gradient.
-    ctx.again = hard or y.dtype != accumulator(y)
-    saved = (logits, seed) if ctx.again else (y,)
-    ctx.save_for_backward(*saved)
-    ctx.save_for_forward(*saved)
-    ctx.config = tau, backend
-
-
-def _backward(ctx: Any, g: Tensor) -> Any:
-    """The gradient in the logits; in terms of operations that have derivatives where those may be wanted."""
-    tau, backend = ctx.config
-    create_graph = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    if ctx.again:
-        logits, seed = ctx.saved_tensors
-        if create_graph:
-            dtype = accumulator(logits)
-            y = sample(logits.to(dtype), seed, tau, False, backend)
-            return _from_sample(y, g.to(dtype), tau).to(logits.dtype)
-        again = _gumbel_softmax_grad_impl if plain(logits, g) else _gumbel_softmax_grad
-        return again(logits, seed, g, tau, backend)
-    (y,) = ctx.saved_tensors
-    if create_graph:
-        return _from_sample(y, g, tau)
-    run = _softmax_grad_impl if plain(y, g) else _softmax_grad
-    return run(y, g, tau, backend)
-
-
-def _from_sample(y: Tensor, g: Tensor, tau: float) -> Tensor:
-    return y * (g - (g * y).sum(-1, keepdim=True)) * (0.5 / reference.half_tau(tau, y.dtype))

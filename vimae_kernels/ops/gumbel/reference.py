@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -50,20 +52,29 @@ def gumbel_noise(shape: torch.Size, seed: Tensor) -> Tensor:
     return -(-torch.log1p(-u)).log().reshape(shape)
 
 
-def gumbel_softmax(logits: Tensor, seed: Tensor, tau: float, hard: bool) -> Tensor:
-    """softmax((logits + g) / tau) over the last dimension, in the dtype of the logits (Jang et al. 2017, eq. 2)."""
+def gumbel_softmax(logits: Tensor, seed: Tensor, tau: float | Tensor, hard: bool) -> Tensor:
+    """softmax((logits + g) / tau) over the last dimension, in the dtype of the logits (Jang et al. 2017, eq. 2).
+
+    `tau` is a number, or a tensor of shape () or (...), one for each row of logits (..., K).
+    """
     dtype = accumulator(logits)
     z = logits.to(dtype) + gumbel_noise(logits.shape, seed).to(dtype)
     # Differences to the maximum before the division, and in halves: nothing finite overflows, at any tau.
     halves = 0.5 * z - 0.5 * z.detach().amax(-1, keepdim=True)
-    y = (halves / half_tau(tau, dtype)).softmax(-1)
+    half = half_tau(tau, dtype)
+    if isinstance(half, Tensor) and half.ndim:
+        half = half.unsqueeze(-1)
+    y = (halves / half).softmax(-1)
     if hard:
         one_hot = torch.zeros_like(y).scatter(-1, z.argmax(-1, keepdim=True), 1.0)
         y = one_hot + (y - y.detach())
-    return y.to(logits.dtype)
+    return y.to(logits.dtype)  # type: ignore[no-any-return]
 
 
-def half_tau(tau: float, dtype: torch.dtype) -> float:
-    """tau / 2, but neither it nor its inverse 0 or infinite in `dtype`."""
+def half_tau(tau: float | Tensor, dtype: torch.dtype) -> Any:
+    """tau / 2, but neither it nor its inverse 0 or infinite in `dtype`; NaN where a tensor is not positive."""
     limits = torch.finfo(dtype)
-    return min(max(0.5 * tau, 2 * limits.tiny), 0.25 * limits.max)
+    least, most = 2 * limits.tiny, 0.25 * limits.max
+    if isinstance(tau, Tensor):
+        return (0.5 * tau).clamp(least, most).where(tau > 0, torch.nan)
+    return min(max(0.5 * tau, least), most)

@@ -140,20 +140,37 @@ def _float(bits, DOUBLE: tl.constexpr):
     return tl.cast(bits, tl.float64 if DOUBLE else tl.float32, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["rows", "K", "share", "scale", "slope"])
-def _sample_kernel(
-    logits, seed, gradient, out, rows, K, share, scale, slope,
-    MODE: tl.constexpr, SEEDS: tl.constexpr, ALIGNED: tl.constexpr, WHOLE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """The sample of logits (rows, K), or the gradient in them of the soft one: MODE "soft", "hard", "gradient".
+@triton.jit
+def _rate(rate, numerator, tau, stride, row, rows, PER_ROW: tl.constexpr, DOUBLE: tl.constexpr):
+    """`rate`, or numerator / tau of each row: the normal number nearest to it, NaN where tau is not positive."""
+    if PER_ROW:
+        TINY: tl.constexpr = 2.2250738585072014e-308 if DOUBLE else 1.1754943508222875e-38
+        MOST: tl.constexpr = 1.7976931348623157e308 if DOUBLE else 3.4028234663852886e38
+        t = tl.load(tau + row * stride, mask=row < rows, other=1.0)
+        n = tl.full(t.shape, numerator, t.dtype)
+        quotient = n / t if DOUBLE else tl.div_rn(n, t)
+        quotient = tl.minimum(tl.maximum(quotient, TINY), MOST)
+        return tl.where(t > 0.0, quotient, float("nan"))
+    else:
+        return _float(rate, DOUBLE)
 
-    `share` rows have a seed together; `scale` and `slope` are 2 / tau, in units of _exp, and 1 / tau.
+
+@triton.jit(do_not_specialize=["stride", "rows", "K", "share", "scale"])
+def _sample_kernel(
+    logits, seed, tau, soft, one_hot, stride, rows, K, share, scale,
+    MODE: tl.constexpr, PER_ROW: tl.constexpr, SEEDS: tl.constexpr, ALIGNED: tl.constexpr,
+    WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The samples of logits (rows, K) that MODE says: "soft", "hard", "both".
+
+    `share` rows have a seed together; `scale` is 2 / tau in units of _exp, unless PER_ROW has that of row b at
+    tau + b * stride.
     """
     DOUBLE: tl.constexpr = logits.dtype.element_ty == tl.float64
     FLOAT: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    scale = _float(scale, DOUBLE)
     row, block, early, k0, k1 = _rows(seed, rows, K, share, ROWS, SEEDS, ALIGNED)
+    UNIT: tl.constexpr = 2.0 if DOUBLE else 2.8853900817779268
+    scale = _rate(scale, UNIT, tau, stride, row, rows, PER_ROW, DOUBLE)
     if ALIGNED:
         # Of an argument tl.multiple_of says nothing, and then no thread loads four at once.
         K = K // 4 * 4
@@ -167,27 +184,25 @@ def _sample_kernel(
         z = tl.load(logits + at + columns, mask=inside, other=lowest).to(FLOAT)
         z += _gumbel(_words(block, k0, k1, 0, COLUMNS), DOUBLE)
         most = tl.max(z, 1)[:, None]
-        if MODE == "hard":
+        if MODE != "soft":
             first = tl.min(tl.where(z == most, c, K), 1)[:, None]
             undefined = tl.max((z != z).to(tl.int32), 1)[:, None] > 0
+            if PER_ROW:
+                undefined |= scale != scale
             y = tl.where(c == first, 1.0, 0.0)
             y = tl.where(undefined | (most - most != 0.0), float("nan"), y)
-        else:
+            tl.store(one_hot + at + columns, y.to(one_hot.dtype.element_ty), mask=inside)
+        if MODE != "hard":
             # In halves: the difference of two finite numbers may be infinite.
             y = _exp((z * 0.5 - most * 0.5) * scale, DOUBLE)
             y /= tl.sum(y, 1)[:, None]
-        if MODE == "gradient":
-            g = tl.load(gradient + at + columns, mask=inside, other=0.0).to(FLOAT)
-            dot = tl.sum(tl.where(inside, y * g, 0.0), 1)[:, None]
-            y = y * (g - dot) * _float(slope, DOUBLE)
-        tl.store(out + at + columns, y.to(out.dtype.element_ty), mask=inside)
+            tl.store(soft + at + columns, y, mask=inside)
     else:
-        # Each column of the block has a maximum, and its sums are relative to it.
+        # Each column of the block has a maximum, and its sum is relative to it.
         # Sums must not meet the difference of two infinities.
         LEAST: tl.constexpr = -1.7976931348623157e308 if DOUBLE else -3.4028234663852886e38
-        highest = tl.full((ROWS, COLUMNS), lowest if MODE == "hard" else LEAST, FLOAT)
+        highest = tl.full((ROWS, COLUMNS), LEAST if MODE == "soft" else lowest, FLOAT)
         total = tl.zeros((ROWS, COLUMNS), FLOAT)
-        dot = tl.zeros((ROWS, COLUMNS), FLOAT)
         found = tl.zeros((ROWS, COLUMNS), tl.int32)
         for start in range(0, K + 3, COLUMNS):
             c = start + columns - early
@@ -197,47 +212,48 @@ def _sample_kernel(
             higher = z > highest
             if MODE == "hard":
                 total = tl.where(z != z, 1.0, total)
-                found = tl.where(higher, c, found)
             else:
-                ahead = (z * 0.5 - highest * 0.5) * scale
-                x = _exp(-tl.abs(ahead), DOUBLE)
+                bound = highest if MODE == "soft" else tl.maximum(highest, LEAST)
+                x = _exp(-tl.abs((z * 0.5 - bound * 0.5) * scale), DOUBLE)
                 total = tl.where(higher, total * x + 1.0, total + x)
-                if MODE == "gradient":
-                    g = tl.load(gradient + at + start + columns, mask=inside, other=0.0).to(FLOAT)
-                    dot = tl.where(higher, dot * x + g, dot + x * g)
+            if MODE != "soft":
+                found = tl.where(higher, c, found)
             highest = tl.where(higher, z, highest)
         most = tl.max(highest, 1)[:, None]
         if MODE == "hard":
-            first = tl.min(tl.where(highest == most, found, K), 1)[:, None]
             undefined = tl.max(total, 1)[:, None] > 0.0
+            if PER_ROW:
+                undefined |= scale != scale
         else:
             weight = _exp((highest * 0.5 - most * 0.5) * scale, DOUBLE)
             inverse = 1.0 / tl.sum(total * weight, 1)[:, None]
-            mean = tl.sum(dot * weight, 1)[:, None] * inverse
+            undefined = inverse != inverse
+        if MODE != "soft":
+            first = tl.min(tl.where(highest == most, found, K), 1)[:, None]
         for start in range(0, K + 3, COLUMNS):
             c = start + columns - early
             inside = (c >= 0) & (c < stop)
-            if MODE == "hard":
+            if MODE != "soft":
                 y = tl.where(c == first, 1.0, 0.0)
                 y = tl.where(undefined | (most - most != 0.0), float("nan"), y)
-            else:
+                y = y.to(one_hot.dtype.element_ty)
+                tl.store(one_hot + at + start + columns, y, mask=inside)
+            if MODE != "hard":
                 z = tl.load(logits + at + start + columns, mask=inside, other=lowest).to(FLOAT)
                 z += _gumbel(_words(block, k0, k1, start, COLUMNS), DOUBLE)
                 y = _exp((z * 0.5 - most * 0.5) * scale, DOUBLE) * inverse
-            if MODE == "gradient":
-                g = tl.load(gradient + at + start + columns, mask=inside, other=0.0).to(FLOAT)
-                y = y * (g - mean) * _float(slope, DOUBLE)
-            tl.store(out + at + start + columns, y.to(out.dtype.element_ty), mask=inside)
+                tl.store(soft + at + start + columns, y, mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "K", "slope"])
+@triton.jit(do_not_specialize=["stride", "rows", "K", "slope"])
 def _backward_kernel(
-    sample, gradient, out, rows, K, slope, WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    sample, gradient, tau, out, stride, rows, K, slope,
+    PER_ROW: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """out = sample (gradient - sum(sample gradient)) / tau of the rows of (rows, K)."""
+    """out = sample (gradient - sum(sample gradient)) / tau of the rows of (rows, K); `slope` is 1 / tau."""
     DOUBLE: tl.constexpr = sample.dtype.element_ty == tl.float64
-    slope = _float(slope, DOUBLE)
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    slope = _rate(slope, 1.0, tau, stride, row, rows, PER_ROW, DOUBLE)
     stop = tl.where(row < rows, K, 0)
     columns = tl.arange(0, COLUMNS)[None, :]
     at = row * K + columns
@@ -272,38 +288,49 @@ def _tile(K: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return constants, options
 
 
-def _sample_launch(K: int, mode: str, seeds: bool) -> Launch:
+def _sample_launch(K: int, mode: str, per_row: bool, seeds: bool) -> Launch:
     aligned = K % 4 == 0
     constants, options = _tile(K if aligned else K + 3)
-    constants = {"MODE": mode, "SEEDS": seeds, "ALIGNED": aligned, **constants}
+    constants = {"MODE": mode, "PER_ROW": per_row, "SEEDS": seeds, "ALIGNED": aligned, **constants}
     return Launch(_sample_kernel, constants, options)
 
 
-def _backward_launch(K: int) -> Launch:
-    return Launch(_backward_kernel, *_tile(K))
+def _backward_launch(K: int, per_row: bool) -> Launch:
+    constants, options = _tile(K)
+    return Launch(_backward_kernel, {"PER_ROW": per_row, **constants}, options)
 
 
 def shipped() -> Iterator[Shipped]:
-    """Kinds of tiles with float32 logits and some with others; several seeds, which add a division per row, once."""
+    """Kinds of tiles with float32 logits and some with others.
+
+    Several seeds, which add a division per row, and several temperatures, which add another, once.
+    """
     for bits, sizes in ((32, (10, 13, 128, 1024, 8192, 65536)), (64, (10, 1024)), (16, (1024,))):
         word = "i64" if bits == 64 else "i32"
-        data = dict.fromkeys(("logits", "gradient", "out", "sample"), f"*fp{bits}")
-        types = {**data, "seed": "*i64", "scale": word, "slope": word}
+        types = {
+            **dict.fromkeys(("logits", "one_hot"), f"*fp{bits}"),
+            **dict.fromkeys(("tau", "soft", "sample", "gradient", "out"), f"*fp{max(bits, 32)}"),
+            **{"seed": "*i64", "scale": word, "slope": word},
+        }
         launches = [
-            (f"{mode} K={K}", _sample_launch(K, mode, seeds))
+            (f"{mode} K={K}", _sample_launch(K, mode, False, False))
             for K in sizes
-            for mode in ("soft", "hard", "gradient")
-            for seeds in ((False, True) if K == 1024 and mode == "soft" else (False,))
+            for mode in ("soft", "hard", "both")
         ]
+        if 1024 in sizes:
+            launches += [
+                ("soft K=1024, seeds", _sample_launch(1024, "soft", False, True)),
+                ("both K=1024, taus", _sample_launch(1024, "both", True, False)),
+            ]
         if bits > 16:
-            launches += [(f"from the sample K={K}", _backward_launch(K)) for K in sizes]
+            launches += [(f"from the sample K={K}", _backward_launch(K, False)) for K in sizes]
+            launches += [("from the sample K=1024, taus", _backward_launch(1024, True))]
         for name, launch in launches:
             known = {**types, **dict.fromkeys(launch.constants, "constexpr")}
             arguments = {a: known.get(a, "i32") for a in launch.kernel.arg_names}
-            seeds = ", seeds" if launch.constants.get("SEEDS") else ""
-            everywhere = bits == 32 and name.endswith("K=1024") and not seeds
+            everywhere = bits == 32 and name.endswith("K=1024")
             loops = _loops(launch) if bits == 32 else ()
-            yield Shipped(f"{name}{seeds} fp{bits}", launch, arguments, loops, everywhere)
+            yield Shipped(f"{name} fp{bits}", launch, arguments, loops, everywhere)
 
 
 def _loops(launch: Launch) -> tuple[Loop, ...]:
@@ -314,60 +341,67 @@ def _loops(launch: Launch) -> tuple[Loop, ...]:
     logarithms, each a split in four (difference, mask, difference, conversion), f - 1, ten for the polynomial
     (multiply-adds but for two products), a multiply-add for the exponent, and two selections in the first; and one
     to add it to the logit. Then 9 for the sum: a comparison, three for the argument of the exponential, that, two
-    updates and a selection among them, and the maximum. For the gradient three more. The second sweep has the three of
-    the argument, the exponential and a product, and for the gradient a difference and two products more. The hard
-    sample has five: two comparisons and three selections.
+    updates and a selection among them, and the maximum. For the one-hot sample beside it two more: the place of the
+    maximum and its bound. The second sweep has the three of the argument, the exponential and a product, and for the
+    one-hot sample a comparison and two selections more. The hard sample alone has five: two comparisons and three
+    selections.
     """
     if launch.kernel is _backward_kernel or launch.constants["WHOLE"]:
         return ()
     mode = launch.constants["MODE"]
-    ffma, plain = {"soft": (21, 58), "hard": (19, 54), "gradient": (23, 61)}[mode]
+    ffma, plain = {"soft": (21, 58), "hard": (19, 54), "both": (21, 60)}[mode]
     sweep = Loop("sums", "FFMA", ffma, plain, without="STG")
     if mode == "hard":
         return (sweep,)
     return sweep, Loop("sample", "FFMA", 20, 54 if mode == "soft" else 57)
 
 
-def gumbel_softmax(logits: Tensor, seed: Tensor, tau: float, hard: bool) -> Tensor:
-    return _sample(logits, seed, None, tau, "hard" if hard else "soft")
+def gumbel_softmax(
+    logits: Tensor, seed: Tensor, tau: float | Tensor, hard: bool, need_soft: bool
+) -> tuple[Tensor, Tensor]:
+    """As in native_impl.py."""
+    x, seed = logits.contiguous(), seed.contiguous()
+    mode = "both" if hard and need_soft else "hard" if hard else "soft"
+    soft = x.new_empty(0 if mode == "hard" else x.shape, dtype=accumulator(x))
+    one_hot = x.new_empty(0 if mode == "soft" else x.shape)
+    if x.numel():
+        K = x.shape[-1]
+        rows = x.numel() // K
+        launch = _sample_launch(K, mode, isinstance(tau, Tensor), seed.numel() > 1)
+        unit = 2 if x.dtype == torch.float64 else 2 * 1.4426950408889634
+        taus, stride, scale = _temperature(unit, tau, soft)
+        with on_device_of(x):
+            launch.kernel[(triton.cdiv(rows, launch.constants["ROWS"]),)](
+                x, seed, taus, soft, one_hot, stride, rows, K, rows // seed.numel(), scale,
+                **launch.constants, **launch.options,
+            )  # fmt: skip
+    return soft, one_hot
 
 
-def gumbel_softmax_grad(logits: Tensor, seed: Tensor, g: Tensor, tau: float) -> Tensor:
-    return _sample(logits, seed, g.contiguous(), tau, "gradient")
-
-
-def softmax_grad(y: Tensor, g: Tensor, tau: float) -> Tensor:
+def softmax_grad(y: Tensor, g: Tensor, tau: float | Tensor) -> Tensor:
     y, g = y.contiguous(), g.contiguous()
     out = y.new_empty(y.shape)
     if out.numel():
         K = y.shape[-1]
-        rows, launch = y.numel() // K, _backward_launch(K)
+        rows, launch = y.numel() // K, _backward_launch(K, isinstance(tau, Tensor))
+        taus, stride, slope = _temperature(1, tau, y)
         with on_device_of(y):
             launch.kernel[(triton.cdiv(rows, launch.constants["ROWS"]),)](
-                y, g, out, rows, K, _bits(1 / tau, y), **launch.constants, **launch.options
+                y, g, taus, out, stride, rows, K, slope, **launch.constants, **launch.options
             )
     return out
 
 
-def _sample(logits: Tensor, seed: Tensor, g: Tensor | None, tau: float, mode: str) -> Tensor:
-    x, seed = logits.contiguous(), seed.contiguous()
-    out = x.new_empty(x.shape)
-    if out.numel():
-        K = x.shape[-1]
-        rows, launch = x.numel() // K, _sample_launch(K, mode, seed.numel() > 1)
-        scale = 2 / tau if x.dtype == torch.float64 else 2 / tau * 1.4426950408889634
-        with on_device_of(x):
-            launch.kernel[(triton.cdiv(rows, launch.constants["ROWS"]),)](
-                x, seed, x if g is None else g, out, rows, K, rows // seed.numel(),
-                _bits(scale, x), _bits(1 / tau, x), **launch.constants, **launch.options,
-            )  # fmt: skip
-    return out
+def _temperature(numerator: float, tau: float | Tensor, like: Tensor) -> tuple[Tensor, int, int]:
+    """What a kernel takes for tau: its values, the step from row to row, or else the bits of numerator / tau.
 
-
-def _bits(value: float, x: Tensor) -> int:
-    """A positive number as an integer with the bits of it, or of the normal number nearest to it."""
-    limits = torch.finfo(accumulator(x))
-    value = min(max(value, limits.tiny), limits.max)
+    `like` is a tensor in the accumulator's dtype, to stand where there are no values.
+    """
+    if isinstance(tau, Tensor):
+        return tau, int(tau.ndim > 0), 0
+    limits = torch.finfo(like.dtype)
+    # The normal number nearest to it.
+    rate = min(max(numerator / tau, limits.tiny), limits.max)
     number, integer = ("d", "q") if limits.bits == 64 else ("f", "i")
-    (bits,) = struct.unpack(integer, struct.pack(number, value))
-    return int(bits)
+    (bits,) = struct.unpack(integer, struct.pack(number, rate))
+    return like, 0, int(bits)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..._autograd import implementation
-from ..._library import register
+from ..._operation import on_backend, operation
 from . import reference
 
 
@@ -24,13 +23,9 @@ def median_distance(x: Tensor, backend: str) -> Tensor:
     return _median_distance(x.detach(), backend)  # type: ignore[no-any-return]
 
 
-def _median_distance_vmap(info, dims, x, backend):  # type: ignore[no-untyped-def]
-    return _median_distance(x.movedim(dims[0], 0), backend), 0
-
-
-_median_distance = register(
+_median_distance = operation(
     "_median_distance(Tensor x, str backend) -> Tensor",
-    lambda x, backend: implementation(__package__, backend).median_distance(x),
+    on_backend(__package__, "median_distance"),
     lambda x, backend: x.new_empty(x.shape[:-2]),
-    _median_distance_vmap,
+    tensors=1,
 )

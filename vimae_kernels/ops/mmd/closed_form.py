@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from ... import _checks
-from ..._library import register
+from ..._operation import Derivative, operation
 from ...kernels import IMQ, RBF
 from ...priors import check_shapes
 
@@ -130,56 +129,18 @@ def prior_terms(
     if backend == "reference" and not torch.compiler.is_compiling():
         rate, weight, constant = _exponentials(kernel.family, scales, d, z.device)
         return constant - 2 * ((-r.unsqueeze(-1) * rate).exp() @ weight).mean(-1)
-    expectation = _expect(r, _Sum(kernel.family, scales, d), 0)
+    expectation = _expectation(r, kernel.family, scales, d, 0)
     return _constant(r.detach(), kernel.family, scales, d) - 2 * expectation.mean(-1)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """Which exponentials: one thing, for a tuple of scales by itself would be a pytree to vmap."""
-
-    family: str
-    scales: tuple[float, ...]
-    d: int
-
-
-def _expect(r: Tensor, of: _Sum, order: int) -> Any:
-    # torch.compile takes no autograd function that has forward mode.
-    function = _Expectation if torch.compiler.is_compiling() else _ForwardToo
-    return function.apply(r, of, order)
-
-
-class _Expectation(torch.autograd.Function):
-    """The derivative of E k(z, p) of this order with respect to r = ||z||^2, for every element of r."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(r: Tensor, of: _Sum, order: int) -> Tensor:
-        return _expectation(r, of.family, of.scales, of.d, order)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        r, ctx.of, ctx.order = inputs
-        ctx.save_for_backward(r)
-        ctx.save_for_forward(r)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return g * _expect(ctx.saved_tensors[0], ctx.of, ctx.order + 1), None, None
-
-
-class _ForwardToo(_Expectation):
-    @staticmethod
-    def jvp(ctx: Any, v: Tensor, *_: Any) -> Any:
-        return v * _expect(ctx.saved_tensors[0], ctx.of, ctx.order + 1)
 
 
 # Operations, so that torch.compile leaves the nodes alone.
 
 
-def _expectation_impl(r, family, scales, d, order):  # type: ignore[no-untyped-def]
-    rate, weight, _ = _exponentials(family, tuple(scales), d, r.device)
+def _derivative_of_expectation(
+    r: Tensor, family: str, scales: tuple[float, ...], d: int, order: int
+) -> Tensor:
+    """The derivative of E k(z, p) of this order with respect to r = ||z||^2, for every element of r."""
+    rate, weight, _ = _exponentials(family, scales, d, r.device)
     weight = weight * (-rate) ** order
     flat = r.flatten()
     # Made before the blocks: small tensors left between them would keep the heap from using them again.
@@ -189,32 +150,35 @@ def _expectation_impl(r, family, scales, d, order):  # type: ignore[no-untyped-d
     return out.view(r.shape)
 
 
-def _expectation_vmap(info, dims, r, *rest):  # type: ignore[no-untyped-def]
-    return _expectation(r, *rest), dims[0]
+class _NextOrder(Derivative):
+    def save(self, ctx: Any, inputs: Any, config: Any, outputs: Any) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+        *ctx.config, order = config
+        ctx.order = order + 1
+
+    def backward(self, ctx: Any, g: Tensor) -> Any:
+        return (g * _expectation(*ctx.saved_tensors, *ctx.config, ctx.order),)
+
+    def jvp(self, ctx: Any, saved: Any, v: Tensor) -> Any:
+        return v * _expectation(*saved, *ctx.config, ctx.order)
 
 
-_expectation = register(
-    "_closed_form_expectation(Tensor r, str family, float[] scales, int d, int order) -> Tensor",
-    _expectation_impl,
+_expectation = operation(
+    "_closed_form_expectation(Tensor r, str family, float[] scales, SymInt d, int order) -> Tensor",
+    _derivative_of_expectation,
     lambda r, *_: r.new_empty(r.shape),
-    _expectation_vmap,
+    tensors=1,
+    derivative=_NextOrder(),
 )
 
-
-def _constant_impl(r, family, scales, d):  # type: ignore[no-untyped-def]
-    return _exponentials(family, tuple(scales), d, r.device)[2].clone()
-
-
-def _constant_vmap(info, dims, r, *rest):  # type: ignore[no-untyped-def]
-    return _constant(r, *rest), None
-
-
 # E k(p, p'), ().
-_constant = register(
-    "_closed_form_constant(Tensor r, str family, float[] scales, int d) -> Tensor",
-    _constant_impl,
+_constant: Any = operation(
+    "_closed_form_constant(Tensor r, str family, float[] scales, SymInt d) -> Tensor",
+    lambda r, family, scales, d: _exponentials(family, scales, d, r.device)[2].clone(),
     lambda r, *_: r.new_empty(()),
-    _constant_vmap,
+    tensors=1,
+    vmap=lambda info, dims, r, *rest: (_constant.dispatched(r, *rest), None),
 )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ... import _checks
-from ..._autograd import accumulator, implementation, lead, plain
+from ..._autograd import accumulator
 from ..._backend import Backend, resolve
-from ..._library import register
+from ..._operation import lead, on_backend, operation
 from ...kernels import RBF, Kernel, resolve_kernel
 from ...priors import Prior, check_prior, sample_prior
 from ..median.op import median_distance
@@ -111,8 +111,8 @@ def mmd_test(
     else:
         # About the mean kernel: the sums that follow are small, and so is their rounding.
         centre = kernel_matrix(pooled[..., :16, :], pooled[..., -16:, :], k.family, scales)
-        run = _permuted_mmd_impl if plain(pooled, labels) else _permuted_mmd
-        values = run(pooled, labels, centre.mean((-1, -2)), n, k.family, scales, chosen)
+        centre = centre.mean((-1, -2))
+        values = _permuted_mmd(pooled, labels, centre, n, k.family, scales, chosen)
     observed = values[..., :1]
     # Two ways to the same sum differ by rounding: ties of data that repeat themselves are ties.
     rounding = torch.finfo(dtype).eps / min(n, size - n) + torch.finfo(torch.float64).eps
@@ -136,19 +136,19 @@ def _draw(
     backend: str,
 ) -> Tensor:
     columns = -(-(permutations + 1) // COLUMNS) * COLUMNS
+    # As a keyword torch.compile would not have a generator, not even None.
+    source: Any = {} if generator is None else {"generator": generator}
     if backend == "native" and device.type == "cpu":
-        seeds = torch.randint(
-            torch.iinfo(torch.int64).max, (permutations,), device=device, generator=generator
-        )
-        run = _draw_labels_impl if plain(seeds) else _draw_labels
-        return run(seeds, size, n, columns)  # type: ignore[no-any-return]
+        most = torch.iinfo(torch.int64).max
+        seeds = torch.randint(most, (permutations,), device=device, **source)
+        return _draw_labels(seeds, size, n, columns)  # type: ignore[no-any-return]
     identity = torch.arange(size, device=device) < n
     packed = [pack(identity[None])]
     at_once = max(1, BLOCK // size)
     for done in range(0, permutations, at_once):
         count = min(at_once, permutations - done)
         # The ranks of random numbers are a random permutation; ties, if any, are broken by position.
-        u = torch.rand(count, size, device=device, generator=generator)
+        u = torch.rand(count, size, device=device, **source)
         packed.append(pack(u.argsort(-1) < n))
     labels = torch.cat(packed, -1)
     return torch.nn.functional.pad(labels, (0, columns - labels.shape[-1]))
@@ -170,16 +170,11 @@ def unpack(labels: Tensor, size: int) -> Tensor:
 # The operations, shared by the backends.
 
 
-def _permuted_mmd_impl(x, labels, centre, n, family, scales, backend):  # type: ignore[no-untyped-def]
-    run = implementation(__package__, backend).permuted_mmd
-    return run(x, labels, centre, n, family, scales)
-
-
-def _permuted_mmd_fake(x, labels, centre, n, family, scales, backend):  # type: ignore[no-untyped-def]
+def _fake(x: Tensor, labels: Tensor, *_: Any) -> Tensor:
     return x.new_empty(*x.shape[:-2], labels.shape[-1], dtype=torch.float64)
 
 
-def _permuted_mmd_vmap(info, dims, x, labels, centre, *rest):  # type: ignore[no-untyped-def]
+def _vmap(info: Any, dims: Any, x: Tensor, labels: Tensor, centre: Tensor, *rest: Any) -> Any:
     size = info.batch_size
     x, centre = lead(x, dims[0], size), lead(centre, dims[2], size)
     if dims[1] is not None:
@@ -188,33 +183,23 @@ def _permuted_mmd_vmap(info, dims, x, labels, centre, *rest):  # type: ignore[no
         between = x.shape[1:-2]
         labels = labels.reshape(size, *[1] * (x.ndim - labels.ndim), *labels.shape[1:])
         labels = labels.expand(size, *between, *labels.shape[-2:])
-    return _permuted_mmd(x, labels, centre, *rest), 0
+    return _permuted_mmd.dispatched(x, labels, centre, *rest), 0  # type: ignore[attr-defined]
 
 
-_permuted_mmd = register(
-    "_permuted_mmd(Tensor x, Tensor labels, Tensor centre, int n, str family, float[] scales, "
+_permuted_mmd = operation(
+    "_permuted_mmd(Tensor x, Tensor labels, Tensor centre, SymInt n, str family, float[] scales, "
     "str backend) -> Tensor",
-    _permuted_mmd_impl,
-    _permuted_mmd_fake,
-    _permuted_mmd_vmap,
+    on_backend(__package__, "permuted_mmd"),
+    _fake,
+    tensors=3,
+    vmap=_vmap,
 )
 
-
-def _draw_labels_impl(seeds, size, n, columns):  # type: ignore[no-untyped-def]
-    return native_impl.draw_labels(seeds, size, n, columns)
-
-
-def _draw_labels_fake(seeds, size, n, columns):  # type: ignore[no-untyped-def]
-    return seeds.new_empty(*seeds.shape[:-1], (size + 31) // 32, columns, dtype=torch.int32)
-
-
-def _draw_labels_vmap(info, dims, seeds, *rest):  # type: ignore[no-untyped-def]
-    return _draw_labels(seeds.movedim(dims[0], 0), *rest), 0
-
-
-_draw_labels = register(
-    "_draw_labels(Tensor seeds, int size, int n, int columns) -> Tensor",
-    _draw_labels_impl,
-    _draw_labels_fake,
-    _draw_labels_vmap,
+_draw_labels = operation(
+    "_draw_labels(Tensor seeds, SymInt size, SymInt n, SymInt columns) -> Tensor",
+    native_impl.draw_labels,
+    lambda seeds, size, n, columns: seeds.new_empty(
+        *seeds.shape[:-1], (size + 31) // 32, columns, dtype=torch.int32
+    ),
+    tensors=1,
 )

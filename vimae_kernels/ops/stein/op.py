@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ... import _checks, _score
-from ..._autograd import accumulator, implementation, lead, plain
+from ..._autograd import accumulator
 from ..._backend import Backend, resolve
 from ..._distributed import check_group, gather
-from ..._library import register
+from ..._operation import on_backend, operation
 from ...kernels import RBF, Kernel, resolve_kernel
 from . import reference
 
@@ -129,9 +129,7 @@ def _phi(
         x = x.to(accumulator(x))
         phi = reference.stein_gradient(x, -x if s is None else s.to(x.dtype), k.family, scales)
     else:
-        tensors = (x,) if s is None else (x, s)
-        run = _stein_impl if plain(*tensors) else _stein
-        phi = run(x, s, k.family, scales, chosen)
+        phi = _stein(x, s, k.family, scales, chosen)
     return phi if unit is None else phi / unit
 
 
@@ -139,23 +137,9 @@ def _phi(
 # standard normal, phi in the accumulator's dtype.
 
 
-def _stein_impl(z, score, family, scales, backend):  # type: ignore[no-untyped-def]
-    return implementation(__package__, backend).stein_gradient(z, score, family, scales)
-
-
-def _stein_fake(z, score, family, scales, backend):  # type: ignore[no-untyped-def]
-    return z.new_empty(z.shape, dtype=accumulator(z))
-
-
-def _stein_vmap(info, dims, z, score, *rest):  # type: ignore[no-untyped-def]
-    size = info.batch_size
-    score = None if score is None else lead(score, dims[1], size)
-    return _stein(lead(z, dims[0], size), score, *rest), 0
-
-
-_stein = register(
+_stein = operation(
     "_stein(Tensor z, Tensor? score, str family, float[] scales, str backend) -> Tensor",
-    _stein_impl,
-    _stein_fake,
-    _stein_vmap,
+    on_backend(__package__, "stein_gradient"),
+    lambda z, *_: z.new_empty(z.shape, dtype=accumulator(z)),
+    tensors=2,
 )
