@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
 import vimae_kernels as vk
@@ -179,3 +180,41 @@ def test_quadratures_of_annealed_scales_are_not_kept_for_ever(z):
     info = closed_form._kept.cache_info()
     assert info.currsize == info.maxsize < 300
     assert not closed_form._captured
+
+
+@pytest.mark.parametrize("kernel", ["imq", vk.RBF((0.5, 2.0))], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda scale: Normal(0.5, scale),
+        lambda scale: Normal(torch.arange(3.0), scale),
+        lambda scale: Independent(Normal(torch.arange(3.0), scale), 1),
+    ],
+)
+def test_compiles_into_one_graph_for_all_scales(z, make, kernel):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    run = torch.compile(
+        lambda z, prior: mmd(z, prior, kernel).sum(), fullgraph=True, backend=counter
+    )
+    for scale in (1.0, 2.0, 0.3, 4.5):
+        prior = make(scale)
+        torch.testing.assert_close(run(z, prior), mmd(z, prior, kernel).sum())
+    assert counter.frame_count <= 2
+    leaf, other = (z.clone().requires_grad_() for _ in range(2))
+    run(leaf, prior).backward()
+    mmd(other, prior, kernel).sum().backward()
+    torch.testing.assert_close(leaf.grad, other.grad)
+    inside = torch.compile(
+        lambda z, s: mmd(z, make(s), kernel).sum(), fullgraph=True, backend="aot_eager"
+    )
+    for scale in (1.5, 2.5):
+        torch.testing.assert_close(inside(z, scale), mmd(z, make(scale), kernel).sum())
+
+
+def test_what_compiled_code_cannot_see_is_read_between_two_graphs(z):
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda z, cov: mmd(z, MultivariateNormal(zero, cov)), backend="eager")
+    torch.testing.assert_close(compiled(z, 4 * eye), mmd(z, Normal(0.0, 2.0)))
+    with pytest.raises(ValueError, match="and correlations; the closed_form"):
+        compiled(z, 4 * eye + 1)
