@@ -34,7 +34,7 @@ def test_choice_of_backend():
 def test_the_block_ends_with_an_error():
     with pytest.raises(ZeroDivisionError), vk.use_backend("reference"):
         1 / 0  # noqa: B018
-    assert _backend._choice.backend is None
+    assert _backend._chosen() is None
 
 
 def test_without_the_native_core(monkeypatch, capsys):
@@ -142,7 +142,7 @@ def test_kernels_are_values():
 def test_a_choice_is_of_its_thread():
     seen = []
     with vk.use_backend("reference"):
-        thread = threading.Thread(target=lambda: seen.append(_backend._choice.backend))
+        thread = threading.Thread(target=lambda: seen.append(_backend._chosen()))
         thread.start()
         thread.join()
     assert seen == [None]

@@ -366,9 +366,9 @@ t = torch.randn(10, 3)
     [
         (lambda: vk.mmd_test([1.0], t), TypeError, "z is of type list"),
         (
-            lambda: vk.mmd_test(t, "normal"),
+            lambda: vk.mmd_test(t, 3),
             TypeError,
-            "x is of type str; it must be a torch.Tensor",
+            "x is of type int; it must be a tensor of samples, a torch.distributions.Distribution",
         ),
         (lambda: vk.mmd_test(t, t.long()), TypeError, "x has dtype torch.int64"),
         (lambda: vk.mmd_test(t[:1], t), ValueError, "z has shape (1, 3); it needs n >= 2"),

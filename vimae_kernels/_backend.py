@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import torch
 
@@ -19,39 +19,63 @@ Backend = Literal["triton", "native", "reference"]
 BACKENDS: tuple[Backend, ...] = ("triton", "native", "reference")
 
 
-class _Choice(threading.local):
-    """What use_backend chose in the running thread."""
+# The blocks of use_backend around the running code, each a list of one, so that every block is itself.
+_blocks: ContextVar[tuple[list[Backend], ...]] = ContextVar("use_backend", default=())
+# The same for a block inside a function that torch.compile traces: None whenever code really runs.
+_traced: Backend | None = None
+_module = sys.modules[__name__]
 
-    backend: Backend | None = None
+
+def __getattr__(name: str) -> Any:
+    # torch.compile traces no context variable, but it reads an attribute of a module as code would, and guards
+    # compiled code by reading it again at every call: `_module.chosen`.
+    if name == "chosen":
+        return _chosen()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_choice = _Choice()
-# The same for compiled code, in any thread: torch.compile looks again at a global, not at a thread's own.
-_choice_under_compile: Backend | None = None
+def _chosen() -> Backend | None:
+    blocks = _blocks.get()
+    return blocks[-1][0] if blocks else None
 
 
 @contextmanager
 def use_backend(backend: Backend) -> Iterator[None]:
     """Every operation called inside the block runs on `backend`, unless its own `backend=` says otherwise.
 
+    The block is that of the running thread or asyncio task (a context variable); compiled code that is called
+    in it follows it too. As for every such block, what holds in a generator's holds for its caller between two
+    values.
+
     Args:
         backend: "triton", "native" or "reference". A choice that cannot run raises when an operation
             is called, with the reason.
     """
     _check_name(backend)
-    global _choice_under_compile
-    before = _choice.backend, _choice_under_compile
-    _choice.backend = _choice_under_compile = backend
+    if torch.compiler.is_dynamo_compiling():
+        global _traced
+        before, _traced = _traced, backend
+        try:
+            yield
+        finally:
+            _traced = before
+        return
+    block = [backend]
+    _blocks.set((*_blocks.get(), block))
     try:
         yield
     finally:
-        _choice.backend, _choice_under_compile = before
+        # Not what was before: blocks of generators may end in any order, or in another context.
+        _blocks.set(tuple(b for b in _blocks.get() if b is not block))
 
 
 def resolve(backend: Backend | None, device: torch.device) -> Backend:
     """The backend for tensors on `device`. An explicit choice that cannot run raises; only None falls back."""
     if backend is None:
-        backend = _choice_under_compile if torch.compiler.is_compiling() else _choice.backend
+        if torch.compiler.is_dynamo_compiling():
+            backend = _module.chosen if _traced is None else _traced
+        else:
+            backend = _chosen()
     if backend is None:
         return _default(device.type)
     _check_name(backend)
@@ -61,6 +85,12 @@ def resolve(backend: Backend | None, device: torch.device) -> Backend:
             f"backend {backend!r} cannot run on {device.type} tensors here: {reason}"
         )
     return backend
+
+
+def check_backend(backend: object) -> None:
+    """`backend` must be None or known, whether it can run or not."""
+    if backend is not None:
+        _check_name(backend)
 
 
 def _check_name(backend: object) -> None:

@@ -2,73 +2,120 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import (
+    ComposeTransform,
+    Distribution,
+    Independent,
+    TransformedDistribution,
+    constraints,
+)
 
 from . import _checks
 from ._autograd import accumulator
 from .kernels import IMQ, RBF
 from .ops.median.op import median_distance
-from .priors import NAMES, UNIT_LOGISTIC_SCALE
+from .priors import NAMES, UNIT_LOGISTIC_SCALE, check_shapes, parameters
+
+Score = Tensor | Callable[[Tensor], Tensor]
+"""What is accepted as a score: grad log p at z, or a function that gives it for z."""
 
 
 def check(z: Tensor, prior: object, score: object) -> None:
     """A `prior` with a score, or a `score` of the shape of z."""
     if score is None:
-        if isinstance(prior, str):
-            if prior not in NAMES:
-                raise ValueError(f"prior is {prior!r}; known names are {list(NAMES)}")
-        elif isinstance(prior, Tensor):
-            raise TypeError(
-                "prior is a tensor, and samples have no score; it must be a torch.distributions.Distribution, "
-                "'normal' or 'logistic', or give score=, the tensor of grad log p at z"
-            )
-        elif not isinstance(prior, Distribution):
-            raise TypeError(
-                f"prior is of type {type(prior).__name__}; it must be a torch.distributions.Distribution, "
-                "'normal' or 'logistic'"
-            )
-        else:
-            _check_shapes(prior, z)
+        check_prior(prior)
+        if isinstance(prior, Distribution):
+            check_shapes(prior, z)
         return
     if not (isinstance(prior, str) and prior == "normal"):
         raise ValueError("prior and score are both given; score stands in place of a prior")
-    _checks.samples("score", score)
+    if not callable(score):
+        _check_score("score", z, score)
+
+
+def check_prior(prior: object) -> None:
+    """A `prior` with a score over all of R^d, whatever z."""
+    if isinstance(prior, str):
+        if prior not in NAMES:
+            raise ValueError(f"prior is {prior!r}; known names are {list(NAMES)}")
+    elif isinstance(prior, Tensor):
+        raise TypeError(
+            "prior is a tensor, and samples have no score; it must be a torch.distributions.Distribution, "
+            "'normal' or 'logistic', or give score=, the tensor of grad log p at z"
+        )
+    elif not isinstance(prior, Distribution):
+        raise TypeError(
+            f"prior is of type {type(prior).__name__}; it must be a torch.distributions.Distribution, "
+            "'normal' or 'logistic'"
+        )
+    elif type(prior).log_prob is Distribution.log_prob:
+        raise ValueError(f"prior is {type(prior).__name__}, which has no log_prob to differentiate")
+    elif not _is_everywhere(prior):
+        raise ValueError(
+            f"prior is {type(prior).__name__}, whose support is bounded or discrete; it must have a density on "
+            "all of R^d, of which the score is the gradient"
+        )
+
+
+def _is_everywhere(prior: Distribution) -> bool:
+    """Whether the support is R or R^d, as far as is known."""
+    while isinstance(prior, Independent):
+        prior = prior.base_dist
+    if type(prior) is TransformedDistribution:
+        # Its own support is what the last transform may reach, not what it does reach.
+        filled = _is_everywhere(prior.base_dist)
+        for transform in ComposeTransform(prior.transforms).parts:
+            filled = _is_real(transform.codomain) and (filled or not _is_real(transform.domain))
+        return filled
+    try:
+        support = prior.support
+    except NotImplementedError:
+        return True
+    return _is_real(support)
+
+
+def _is_real(support: Any) -> bool:
+    if hasattr(support, "cseq"):  # of torch.distributions.constraints.cat and stack
+        return all(_is_real(part) for part in support.cseq)
+    if hasattr(support, "base_constraint"):
+        return _is_real(support.base_constraint)
+    own = type(support).__module__ != constraints.__name__
+    return own or isinstance(support, type(constraints.real)) or support is constraints.dependent
+
+
+def _check_score(name: str, z: Tensor, score: object) -> None:
+    _checks.samples(name, score)
     assert isinstance(score, Tensor)
-    _checks.same_space("z", z, "score", score)
+    _checks.same_space("z", z, name, score)
     if score.shape[-2] != z.shape[-2]:
         raise ValueError(
-            f"score has shape {tuple(score.shape)}; it must have a row for every row of z, {tuple(z.shape)}"
+            f"{name} has shape {tuple(score.shape)}; it must have a row for every row of z, {tuple(z.shape)}"
         )
 
 
-def _check_shapes(prior: Distribution, z: Tensor) -> None:
-    """A distribution over R^d, or over R with independent coordinates, for every batch entry of z."""
-    *batch, _, d = z.shape
-    event, own = prior.event_shape, prior.batch_shape
-    if event not in ((), (d,)):
-        raise ValueError(
-            f"prior has event_shape {tuple(event)}; for z of shape {tuple(z.shape)} it must be () or ({d},)"
-        )
-    per_draw = torch.Size(batch) if event else torch.Size([*batch, d])
-    fits = len(own) <= len(per_draw) and all(
-        a in (1, b) for a, b in zip(reversed(own), reversed(per_draw), strict=False)
-    )
-    if not fits:
-        raise ValueError(
-            f"prior has batch_shape {tuple(own)}, which does not broadcast to {tuple(per_draw)} for z of "
-            f"shape {tuple(z.shape)}"
-        )
+def at(z: Tensor, score: Score | None) -> Tensor | None:
+    """The score at z where it is a function, with whatever graph that makes."""
+    if score is None or isinstance(score, Tensor):
+        return score
+    value = score(z)
+    _check_score("score(z)", z, value)
+    return value
 
 
 def samples_and_score(
-    z: Tensor, prior: Distribution | str, score: Tensor | None
+    z: Tensor, prior: Distribution | str, score: Score | None
 ) -> tuple[Tensor, Tensor | None]:
     """z and grad log p at z in one dtype and shape; None is the score -z of the standard normal.
 
     Differentiable in z, in `score` and in the parameters of a distribution.
     """
+    score = at(z, score)
     if score is None:
         if isinstance(prior, str) and prior == "normal":
             return z, None
@@ -86,16 +133,39 @@ def samples_and_score(
 
 
 def _score_of_distribution(prior: Distribution, z: Tensor) -> Tensor:
-    # Distributions refuse NaN and Inf; here these have the score NaN.
+    # Distributions refuse NaN and Inf, and ask for them in a way that no transform allows.
     finite = z.isfinite()
+    prior = _unvalidated(prior)
 
     def log_density(z: Tensor) -> Tensor:
         # Coordinates of a distribution over R are in its batch, as samples of R^d are not: n comes first.
         return prior.log_prob(z.movedim(-2, 0)).sum()
 
     with torch.autocast(z.device.type, enabled=False):
-        score = torch.func.grad(log_density)(z.where(finite, 0.0))
+        if torch._C._get_tracing_state() is None:
+            score = torch.func.grad(log_density)(z.where(finite, 0.0))
+        else:  # torch.jit.trace knows no transforms
+            learned = torch.is_grad_enabled() and any(p.requires_grad for p in parameters(prior))
+            score = _traced_gradient(log_density, z.where(finite, 0.0), learned)
     return score.to(z.dtype).where(finite, torch.nan)  # type: ignore[no-any-return]
+
+
+def _traced_gradient(f: Callable[[Tensor], Tensor], z: Tensor, learned: bool) -> Tensor:
+    differentiable = learned or z.requires_grad
+    with torch.enable_grad():
+        if not z.requires_grad:
+            z = z.detach().requires_grad_()
+        return torch.autograd.grad(f(z), z, create_graph=differentiable)[0]
+
+
+def _unvalidated(prior: Distribution) -> Distribution:
+    """A copy that shares its tensors and does not look at values."""
+    copied = copy.copy(prior)
+    for name, value in vars(copied).items():
+        if isinstance(value, Distribution):
+            setattr(copied, name, _unvalidated(value))
+    copied._validate_args = False
+    return copied
 
 
 def in_units_of_the_median(

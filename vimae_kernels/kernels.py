@@ -10,12 +10,18 @@ from typing import Literal
 import numpy as np
 import torch
 
+from . import _checks
+
 __all__ = ["IMQ", "RBF", "Kernel"]
+
+_ARRAYS = (np.ndarray, np.generic, torch.Tensor)
 
 
 def _positive(owner: str, name: str, value: object) -> float | tuple[float, ...]:
     """`value` as one positive float or a tuple of them; anything else is refused by name."""
-    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+    if isinstance(value, torch.Tensor):
+        _refuse_derivative(owner, name, value)
+    if isinstance(value, _ARRAYS):
         value = value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         if not value:
@@ -26,8 +32,25 @@ def _positive(owner: str, name: str, value: object) -> float | tuple[float, ...]
     return _positive_number(owner, name, value)
 
 
+def _refuse_derivative(owner: str, name: str, value: torch.Tensor) -> None:
+    if _checks.is_differentiated(value):
+        raise ValueError(
+            f"{owner}: {name} is a tensor that needs a gradient, and scales are constants: give "
+            f"{name}.detach() or a number"
+        )
+    if _checks.is_mapped(value):
+        raise ValueError(
+            f"{owner}: {name} is a tensor that vmap runs over, and scales are the same for all: give a number"
+        )
+
+
 def _positive_number(owner: str, name: str, value: object) -> float:
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    if isinstance(value, torch.Tensor):
+        _refuse_derivative(owner, name, value)
+    # The types come first, for torch.compile, which knows no attributes of numbers.
+    if isinstance(value, bool) or not (
+        isinstance(value, float | int) or hasattr(value, "__float__")
+    ):
         raise TypeError(
             f"{owner}: {name} is {value!r}; it must be a positive number or a sequence of them"
         )

@@ -1,4 +1,8 @@
-"""The losses as modules."""
+"""The losses as modules.
+
+They refuse what the functions refuse when they are made, as far as that depends on no data. What they return has one
+value for each batch entry, as that of the functions: `.mean()` or `.sum()` is torch's.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ._backend import Backend
-from .kernels import Kernel
-from .ops.aggregate.op import total_correlation
-from .ops.mmd.op import mmd
+from . import _checks, _score
+from ._backend import Backend, check_backend
+from ._distributed import check_group
+from .kernels import Kernel, resolve_kernel
+from .ops.aggregate.op import check_weighting, total_correlation
+from .ops.mmd.op import check_options, mmd
 from .ops.stein.op import stein_loss
 from .priors import Prior
 
@@ -25,8 +31,9 @@ class MMDLoss(torch.nn.Module):
     """`vimae_kernels.mmd` as a module: MMDLoss()(z) is the squared MMD of z to N(0, I).
 
     Args:
-        prior, kernel, estimator, generator, group, backend: as of `vimae_kernels.mmd`. A prior given as a
-            tensor moves with the module, but is not part of its state.
+        prior, kernel, estimator, generator, group, backend: as of `vimae_kernels.mmd`. A prior given as an
+            `nn.Parameter` is a parameter of the module; as another tensor it moves with the module, but is not
+            part of its state. A distribution is left as it is, its parameters in whose hands they are.
     """
 
     def __init__(
@@ -40,7 +47,11 @@ class MMDLoss(torch.nn.Module):
         backend: Backend | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(prior, Tensor):
+        check_options(prior, kernel, estimator)
+        _checks.generator(generator)
+        check_group(group)
+        check_backend(backend)
+        if isinstance(prior, Tensor) and not isinstance(prior, torch.nn.Parameter):
             self.register_buffer("prior", prior, persistent=False)
         else:
             self.prior = prior
@@ -83,12 +94,16 @@ class SteinLoss(torch.nn.Module):
         backend: Backend | None = None,
     ) -> None:
         super().__init__()
+        _score.check_prior(prior)
+        resolve_kernel(kernel)
+        check_group(group)
+        check_backend(backend)
         self.prior = prior
         self.kernel = kernel
         self.group = group
         self.backend = backend
 
-    def forward(self, z: Tensor, score: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, score: _score.Score | None = None) -> Tensor:
         """(...) for z (..., n, d). `score`, where given, stands in for that of the module's prior."""
         return stein_loss(
             z,
@@ -118,6 +133,8 @@ class TotalCorrelation(torch.nn.Module):
         backend: Backend | None = None,
     ) -> None:
         super().__init__()
+        check_weighting(weighting, dataset_size)
+        check_backend(backend)
         self.weighting = weighting
         self.dataset_size = dataset_size
         self.backend = backend

@@ -131,11 +131,11 @@ struct Forward {
     team.wait();
     const std::int64_t blocks = (a.n + Rows - 1) / Rows;
     for (std::int64_t i = team.rank; i < blocks; i += team.size)
-      block(b, i * Rows, std::min<std::int64_t>(Rows, a.n - i * Rows));
+      block(b, i * Rows, std::min<std::int64_t>(Rows, a.n - i * Rows), team);
     team.wait();
   }
 
-  void block(std::int64_t b, std::int64_t row, std::int64_t rows) {
+  void block(std::int64_t b, std::int64_t row, std::int64_t rows, Team team) {
     const T* from = a.z + b * a.z_batch_stride + row * a.d;
     for (std::int64_t k = 0; k < a.d; ++k)
       for (int i = 0; i < Rows; ++i) z[k * Rows + i] = i < rows ? defined(from[i * a.d + k]) : T(0);
@@ -144,6 +144,7 @@ struct Forward {
     std::fill_n(joint_peak, Rows, -std::numeric_limits<double>::infinity());
     std::fill_n(joint_total, Rows, 0.0);
     for (std::int64_t q = 0; q < posteriors.panels; ++q) {
+      if (team.stopped(double(Rows * P * a.d))) return;
       const std::int64_t columns = std::min<std::int64_t>(P, a.B - q * P);
       if (weights.tile(row, rows, q * P, columns, 1, Rows, P * Rows, ratio))
         panel<true>(q, int(columns));
@@ -289,8 +290,8 @@ struct Backward {
     for (int round = 0; round < team.size; ++round) {
       const int group = (team.rank + round) % team.size;
       for (std::int64_t p = begin; p < end; ++p)
-        sweep(p, posteriors.panels * group / team.size,
-              posteriors.panels * (group + 1) / team.size);
+        sweep(p, posteriors.panels * group / team.size, posteriors.panels * (group + 1) / team.size,
+              team);
       team.wait();
     }
     unpack(b, team);
@@ -334,9 +335,10 @@ struct Backward {
   }
 
   // A panel of rows against the column panels [begin, end).
-  void sweep(std::int64_t p, std::int64_t begin, std::int64_t end) const {
+  void sweep(std::int64_t p, std::int64_t begin, std::int64_t end, Team team) const {
     const int count = int(std::min<std::int64_t>(P, a.n - p * P));
     for (std::int64_t q = begin; q < end; ++q) {
+      if (team.stopped(double(3 * P * P * a.d))) return;
       const std::int64_t columns = std::min<std::int64_t>(P, a.B - q * P);
       if (weights.tile(p * P, count, q * P, columns, P, 1, P * P, ratio))
         tile<true>(p, q, count, int(columns), q == begin, q + 1 == end);

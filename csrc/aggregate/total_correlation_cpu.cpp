@@ -137,7 +137,7 @@ struct Total {
     const std::int64_t end = strips * (team.rank + 1) / team.size;
     double value = 0;
     for (std::int64_t s = strips * team.rank / team.size; s < end; s += block)
-      value += rows(b, s, int(std::min<std::int64_t>(block, end - s)), tall, dmean, dlog_var);
+      value += rows(b, s, int(std::min<std::int64_t>(block, end - s)), tall, dmean, dlog_var, team);
     values[team.rank] = value;
     team.wait();
     if (team.rank == 0) {
@@ -200,7 +200,7 @@ struct Total {
 
   // Strips first, ..., first + count - 1; returns their part of the value, in bits times n.
   double rows(std::int64_t b, std::int64_t first, int count, double tall, double* dmean,
-              double* dlog_var) const {
+              double* dlog_var, Team team) const {
     LogSum up, down;
     double bits = 0;
     for (int s = 0; s < count; ++s) {
@@ -210,9 +210,11 @@ struct Total {
         const T* from = a.z + b * a.z_batch_stride + std::min(row + r, a.n - 1) * a.d;
         for (std::int64_t k = 0; k < a.d; ++k) z[(s * a.d + k) * kRows + r] = defined(from[k]);
       }
+      if (team.stopped(double(kRows * a.B * a.d))) return 0;
       together(s, row, tall, up, bits);
     }
     for (std::int64_t k = 0; k < a.d; ++k) {
+      if (team.stopped(double(2 * kRows * a.B * count))) return 0;
       std::fill_n(mass, vectors * V, T(0));
       std::fill_n(pulled, vectors * V, T(0));
       std::fill_n(squared, vectors * V, T(0));

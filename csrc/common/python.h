@@ -20,7 +20,8 @@ struct Addition {
   explicit Addition(Add add) { additions().push_back(add); }
 };
 
-// NAME_float32 and NAME_float64, which run without Python's lock.
+// NAME_float32 and NAME_float64, which run without Python's lock. Those that ask `interrupted`
+// raise what a signal's handler raised (bindings.cpp).
 template <class Float32, class Float64>
 void both(pybind11::module_& m, const std::string& name, Float32 float32, Float64 float64) {
   namespace py = pybind11;

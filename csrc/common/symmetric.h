@@ -109,7 +109,7 @@ struct Symmetric {
     double value = 0;
     each_pair_of_panels(panels, team,
                         [&](std::int64_t row, std::int64_t begin, std::int64_t end, bool diagonal) {
-                          value += sweep(row, begin, end, diagonal);
+                          value += sweep(row, begin, end, diagonal, team);
                         });
     partial[2 * team.rank] = value, partial[2 * team.rank + 1] = finite;
     team.wait();
@@ -132,10 +132,12 @@ struct Symmetric {
 
   // Column panels [begin, end) of which the first is the row panel itself where `diagonal`: there
   // each pair is met once. Returns the sum of the pairs' values.
-  double sweep(std::int64_t row, std::int64_t begin, std::int64_t end, bool diagonal) const {
+  double sweep(std::int64_t row, std::int64_t begin, std::int64_t end, bool diagonal,
+               Team team) const {
     Vec<double> total = {};
     for (std::int64_t q0 = begin; q0 < end; q0 += at_once()) {
       const std::int64_t q1 = std::min(end, q0 + at_once());
+      if (team.stopped(double((q1 - q0) * P * P * d))) break;
       const bool triangle = diagonal && q0 == begin;
       total += weights(row, q0, q1, triangle);
       const bool flush = q1 == end || d > KP || (q1 - begin) % kRowPanels == 0;

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <new>
 
+#include "common/interrupt.h"
+
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -34,9 +36,25 @@ struct Arena {
   }
 };
 
+// Coordinates of pairs, or what takes as long, between two questions whether to give up: some
+// hundred microseconds.
+constexpr double kPatience = 1e6;
+
 // The threads that solve one problem together.
 struct Team {
   int rank, size;
+  bool* given_up;    // of the whole call
+  double* patience;  // what is left of the calling thread's; null for the other threads
+
+  // Whether the call was given up, asked before every `work`. Then nothing has to be computed any
+  // more, but barriers must still be passed by all.
+  bool stopped(double work) const {
+    if (patience && (*patience -= work) < 0) {
+      *patience = kPatience;
+      if (interrupted()) __atomic_store_n(given_up, true, __ATOMIC_RELAXED);
+    }
+    return __atomic_load_n(given_up, __ATOMIC_RELAXED);
+  }
   void wait() const {
     if (size > 1) {
 #ifdef _OPENMP
@@ -78,7 +96,8 @@ void each_pair_of_panels(std::int64_t panels, Team team, Meet meet) {
 // of pairs or what takes as long.
 //
 // Problem(call, team size, shared, own) takes its memory from two arenas, the team's and the
-// thread's, and solve(b, team) is run by every thread of the team.
+// thread's, and solve(b, team) is run by every thread of the team; where it takes long, it asks
+// whether the team has stopped. Throws Interrupted where the call was given up.
 template <class Problem, class Call>
 void solve_batch(const Call& call, double work) {
   // A thread is worth starting for some tens of microseconds of work: about half a million
@@ -89,6 +108,9 @@ void solve_batch(const Call& call, double work) {
   Arena shared{nullptr}, own{nullptr};
   Problem(call, team, shared, own);
   const Block memory(teams * shared.used + threads * own.used);
+  const double each = work / double(std::max<std::int64_t>(1, call.batch));
+  bool given_up = false;
+  double patience = kPatience;
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads) if (threads > 1)
 #endif
@@ -101,12 +123,16 @@ void solve_batch(const Call& call, double work) {
     Arena of_team{memory.start + (by_problem ? rank * shared.used : 0)};
     Arena of_thread{memory.start + teams * shared.used + rank * own.used};
     Problem problem(call, by_problem ? 1 : came, of_team, of_thread);
+    const Team alone{0, 1, &given_up, rank ? nullptr : &patience};
+    const Team together{rank, came, &given_up, alone.patience};
+    const std::int64_t end = call.batch * (rank + 1) / came;
     if (by_problem)
-      for (std::int64_t b = call.batch * rank / came; b < call.batch * (rank + 1) / came; ++b)
-        problem.solve(b, {0, 1});
+      for (std::int64_t b = call.batch * rank / came; b < end && !alone.stopped(each); ++b)
+        problem.solve(b, alone);
     else
-      for (std::int64_t b = 0; b < call.batch; ++b) problem.solve(b, {rank, came});
+      for (std::int64_t b = 0; b < call.batch; ++b) problem.solve(b, together);
   }
+  if (given_up) give_up();
 }
 
 }  // namespace

@@ -178,6 +178,7 @@ VIMAE_INLINE void each_piece(const Gumbel<T>& a, std::int64_t b, Span span, Team
   const std::int64_t whole = span.count < kWindow ? kWindow / span.count * span.count : kWindow;
   for (std::int64_t k = 0; k < span.count; k += kWindow) {
     const std::int64_t n = std::min(kWindow, span.count - k);
+    if (team.stopped(12.0 * double(n))) return;
     f(k, n,
       noise.at(std::uint64_t(a.seed[s]), start + k, n,
                team.size > 1 ? n : std::min(whole, end - start - k)));

@@ -79,7 +79,7 @@ struct Problem {
     std::int64_t* mine = counts + std::int64_t(team.rank) * kBins * kWays;
     std::fill_n(mine, kBins * kWays, 0);
     for (std::int64_t p = team.rank; p < panels; p += team.size)
-      for (std::int64_t q = p; q < panels; ++q) {
+      for (std::int64_t q = p; q < panels && !team.stopped(double(P * P * a.d)); ++q) {
         const std::int64_t rows = std::min<std::int64_t>(P, a.N - p * P);
         const std::int64_t columns = std::min<std::int64_t>(P, a.N - q * P);
         for (std::int64_t k = 0; k < a.d; k += KC) {

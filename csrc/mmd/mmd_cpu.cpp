@@ -46,6 +46,7 @@ struct Tiles {
   std::int64_t d;
   int n_scales;
   Scratch<T> scratch;
+  Team team;
 
   // Which pairs of a tile exist: rows and columns short of the padding, and on the diagonal only
   // column > row.
@@ -154,6 +155,7 @@ struct Tiles {
     Vec<double> total = {};
     for (std::int64_t q0 = begin; q0 < end; q0 += at_once) {
       const std::int64_t q1 = std::min(end, q0 + at_once);
+      if (team.stopped(double((q1 - q0) * P * P * d))) break;
       for (std::int64_t k0 = 0; k0 < d; k0 += KC) {
         const int kc = int(std::min<std::int64_t>(KC, d - k0));
         for (std::int64_t q = q0; q < q1; ++q) {
@@ -258,7 +260,7 @@ struct Problem {
     if (team.rank == 0) weights(xx, 2 * wx), weights(yy, 2 * wy), weights(xy, wxy);
     const double finite = pack(x, team) + pack(y, team);
     team.wait();
-    const Tiles<T, Hessian> tiles{a.family, a.d, a.n_scales, scratch};
+    const Tiles<T, Hessian> tiles{a.family, a.d, a.n_scales, scratch, team};
     double* mine = partial + 3 * team.rank;
     mine[0] = symmetric(tiles, x, xx, team);
     mine[1] = symmetric(tiles, y, yy, team);

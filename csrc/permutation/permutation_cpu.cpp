@@ -117,6 +117,7 @@ struct Problem {
     for (std::int64_t p = 0, first = 0; p < panels; first += panels - p, ++p)
       for (; next < first + panels - p; next += team.size) {
         const std::int64_t q = p + next - first;
+        if (team.stopped(double(P * P * (a.d + a.columns / 4)))) continue;
         mine[a.columns] += fill(p, q, a.centre[b]);
         sum_labellings(labels, p, q, mine);
       }
@@ -234,7 +235,7 @@ struct DrawProblem {
     std::uint32_t* to = a.labels + b * words * a.columns;
     const std::int64_t begin = a.columns * team.rank / team.size,
                        end = a.columns * (team.rank + 1) / team.size;
-    for (std::int64_t c = begin; c < end; ++c) {
+    for (std::int64_t c = begin; c < end && !team.stopped(8 * double(a.N)); ++c) {
       std::fill_n(labels, words, 0u);
       if (c <= a.permutations) {
         for (std::int64_t i = 0; i < a.N; ++i) order[i] = std::uint32_t(i);

@@ -103,6 +103,7 @@ struct Products {
                             sum_columns(row, begin++);
                           }
                           for (std::int64_t q = begin; q < end; ++q) {
+                            if (team.stopped(double(P * P * d))) break;
                             weigh(row, q);
                             sum_columns(row, q);
                             transpose();

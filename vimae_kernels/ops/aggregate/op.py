@@ -76,7 +76,8 @@ def aggregate_log_density(
     Args:
         z: samples (..., n, d) in float64, float32, bfloat16 or float16; any strides.
         mean: means (..., B, d) of the posteriors. Leading dimensions are independent problems and broadcast.
-        log_var: logarithms (..., B, d) of their variances. Made for -20 to 20.
+        log_var: logarithms (..., B, d) of their variances, or what broadcasts to that: (d,) or (..., 1, d) where
+            the posteriors share them, () where all coordinates do too. Made for -20 to 20.
         weighting: `"uniform"`, `"mws"` or `"mss"`.
         dataset_size: N, the number of data points that the minibatch of B was drawn from, at least B for
             "mss"; "uniform" needs none and ignores it.
@@ -144,6 +145,7 @@ def latent_information(
 
     Source: IMAE, eq. 34 and App. B; InfoVAE, App. B.2; Chen et al. 2018, eq. 2.
     """
+    log_var = _of_every_posterior(log_var, mean)
     if group is not None:
         z, mean, log_var = _gathered(z, mean, log_var, group)
     z, mean, log_var, size, chosen = _prepare(z, mean, log_var, weighting, dataset_size, backend)
@@ -207,6 +209,7 @@ def _prepare(
     backend: Backend | None,
 ) -> tuple[Tensor, Tensor, Tensor, int, Backend]:
     """The inputs in one dtype and with equal batch dimensions, the size of the data set and the backend."""
+    log_var = _of_every_posterior(log_var, mean)
     size = _check(z, mean, log_var, weighting, dataset_size)
     chosen = resolve(backend, z.device)
     if not torch.float32 == z.dtype == mean.dtype == log_var.dtype:
@@ -219,12 +222,44 @@ def _prepare(
     return z, mean, log_var, size, chosen
 
 
+def _of_every_posterior(log_var: Tensor, mean: Tensor) -> Tensor:
+    """log_var with the last two dimensions of mean, where it broadcasts to them."""
+    if not isinstance(log_var, Tensor) or not isinstance(mean, Tensor) or mean.ndim < 2:
+        return log_var  # refused later
+    own, wanted = log_var.shape[-2:], mean.shape[-2:]
+    if own == wanted:
+        return log_var
+    if all(a in (1, b) for a, b in zip(reversed(own), reversed(wanted), strict=False)):
+        return log_var.expand(*log_var.shape[:-2], *wanted)
+    if log_var.ndim < 2:
+        raise ValueError(
+            f"log_var has shape {tuple(own)}; it must be (..., B, d) or broadcast to that of mean, "
+            f"{tuple(mean.shape)}"
+        )
+    return log_var  # refused later
+
+
+def check_weighting(weighting: str, dataset_size: int | None) -> None:
+    """A known weighting, with a size of the data set where it needs one."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting is {weighting!r}; known weightings are {list(WEIGHTINGS)}")
+    if dataset_size is None:
+        if weighting == "uniform":
+            return
+        raise ValueError(f"dataset_size is None; weighting {weighting!r} needs an int >= 1")
+    if not isinstance(dataset_size, Integral) or isinstance(dataset_size, bool):
+        raise TypeError(
+            f"dataset_size is of type {type(dataset_size).__name__}; it must be an int >= 1"
+        )
+    if not 1 <= dataset_size < 2**63:
+        raise ValueError(f"dataset_size is {dataset_size}; it must be at least 1, and below 2^63")
+
+
 def _check(
     z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, dataset_size: int | None
 ) -> int:
     """The size of the data set, 0 where there is none; raises for what cannot be computed."""
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting is {weighting!r}; known weightings are {list(WEIGHTINGS)}")
+    check_weighting(weighting, dataset_size)
     _checks.samples("z", z)
     _checks.samples("mean", mean)
     _checks.samples("log_var", log_var)
@@ -235,29 +270,19 @@ def _check(
     if log_var.shape[-2] != B:
         raise ValueError(
             f"log_var has shape {tuple(log_var.shape)}; it must have the {B} rows of mean, "
-            f"{tuple(mean.shape)}"
+            f"{tuple(mean.shape)}, or one for all"
         )
-    if dataset_size is None:
-        if weighting == "uniform":
-            return 0
-        raise ValueError(f"dataset_size is None; weighting {weighting!r} needs an int >= 1")
-    if not isinstance(dataset_size, Integral) or isinstance(dataset_size, bool):
-        raise TypeError(
-            f"dataset_size is of type {type(dataset_size).__name__}; it must be an int >= 1"
-        )
-    if not 1 <= dataset_size < 2**63:
-        raise ValueError(f"dataset_size is {dataset_size}; it must be at least 1, and below 2^63")
     if weighting == "mss":
         if z.shape[-2] != B or B < 2:
             raise ValueError(
                 f"z has shape {tuple(z.shape)} and mean {tuple(mean.shape)}; weighting 'mss' needs as many "
                 "samples as posteriors, at least 2"
             )
-        if dataset_size < B:
+        if dataset_size is not None and dataset_size < B:
             raise ValueError(
                 f"dataset_size is {dataset_size}; for weighting 'mss' it must be at least the batch's {B}"
             )
-    return 0 if weighting == "uniform" else int(dataset_size)
+    return 0 if dataset_size is None or weighting == "uniform" else int(dataset_size)
 
 
 # The operations, shared by the backends. z is (..., n, d), mean and log_var (..., B, d) with equal batch dimensions, in

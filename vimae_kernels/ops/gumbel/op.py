@@ -95,7 +95,10 @@ def _of_rows(tau: Tensor, logits: Tensor, dim: int) -> Tensor:
 
 def _check(logits: object, tau: object, dim: object) -> None:
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits is of type {type(logits).__name__}; it must be a torch.Tensor")
+        raise TypeError(
+            f"logits is of type {type(logits).__name__}; it must be a torch.Tensor"
+            f"{_checks.from_numpy('logits', logits)}"
+        )
     if logits.dtype not in _checks.FLOATS:
         names = ", ".join(str(f).removeprefix("torch.") for f in _checks.FLOATS)
         raise TypeError(f"logits has dtype {logits.dtype}; it must be one of {names}")

@@ -24,7 +24,7 @@ def ksd(
     kernel: Kernel = "imq",
     *,
     estimator: Literal["unbiased", "biased"] = "unbiased",
-    score: Tensor | None = None,
+    score: _score.Score | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """Squared kernel Stein discrepancy between the samples z and a prior p: a distance that needs no samples of p.
@@ -45,7 +45,8 @@ def ksd(
         kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults.
         estimator: `"unbiased"` (can be negative; needs n >= 2) or `"biased"` (never negative).
         score: grad log p at z (..., n, d), in place of `prior`; its leading dimensions broadcast against those of z.
-            The gradient to z is then that at a fixed score, unless the score was computed from z.
+            The gradient to z is then that at a fixed score, unless the score was computed from z. Or a function
+            that gives it for z, and is differentiated.
         backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
 
     Returns:

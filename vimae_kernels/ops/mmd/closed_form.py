@@ -1,4 +1,6 @@
-"""The terms of the squared MMD that hold the prior N(0, I), exactly: no samples of it are drawn.
+"""The terms of the squared MMD that hold a prior N(loc, scale^2 I), exactly: no samples of it are drawn.
+
+Where points and kernel are measured from loc and in units of scale it is N(0, I).
 
 For p and p' from N(0, I) in d dimensions, r = ||z||^2 and every t >= 0,
 
@@ -17,14 +19,19 @@ Error of the quadrature against 30 digits, relative, for every d in 1 ... 4096, 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from ... import _checks
 from ..._operation import Derivative, operation
 from ...kernels import IMQ, RBF
+from ...priors import check_shapes
 
 STEP = 0.28  # of the trapezoidal rule in log t
 CUT = 40.0  # the integrand is cut where it has fallen by exp(-CUT)
@@ -33,22 +40,91 @@ SMALLEST = 8  # nodes for all t below the resolution of FARTHEST
 BLOCK = 2**15  # points at once: memory is BLOCK times the nodes, some 20 MB
 
 
-def check(prior: object, kernel: IMQ | RBF) -> None:
-    """Raises where there is no closed form."""
-    if not (isinstance(prior, str) and prior == "normal"):
+SUPPORTED = (
+    "the closed_form estimator supports 'normal' and Normal, MultivariateNormal or Independent distributions "
+    "N(loc, scale^2 I) only"
+)
+
+
+class Isotropic(NamedTuple):
+    """N(loc, scale^2 I), other than N(0, I)."""
+
+    loc: Tensor  # broadcasts against z
+    scale: Any  # a float; in traced code, which cannot read it, a tensor ()
+
+    def measure(self, z: Tensor, scales: Sequence[float]) -> tuple[Tensor, tuple[float, ...]]:
+        """z and the scales of a kernel, which are squares, where this is N(0, I)."""
+        return (z.double() - self.loc) / self.scale, tuple(c / self.scale**2 for c in scales)
+
+
+def check(prior: object, kernel: IMQ | RBF, z: Tensor | None = None) -> Isotropic | None:
+    """The prior if it is not N(0, I) by name; raises where there is no closed form (for z, if given)."""
+    normal = None
+    if isinstance(prior, Distribution):
+        if z is not None:
+            check_shapes(prior, z)
+        normal = _isotropic(prior)
+    elif not (isinstance(prior, str) and prior == "normal"):
         what = repr(prior) if isinstance(prior, str) else f"of type {type(prior).__name__}"
-        raise ValueError(f"prior is {what}; the closed_form estimator supports 'normal' only")
+        raise ValueError(f"prior is {what}; {SUPPORTED}")
     if isinstance(kernel, RBF) and kernel.bandwidth == "median":
         raise ValueError(
             "kernel is RBF('median'); the closed_form estimator has no prior samples to pool with z: "
             "give a bandwidth"
         )
+    return normal
 
 
-def prior_terms(z: Tensor, kernel: IMQ | RBF, backend: str) -> Tensor:
+def _isotropic(prior: Distribution) -> Isotropic:
+    given = type(prior).__name__
+    while isinstance(prior, Independent):
+        prior = prior.base_dist
+    if not isinstance(prior, Normal | MultivariateNormal):
+        raise ValueError(f"prior is of type {given}; {SUPPORTED}")
+    loc = prior.loc.unsqueeze(-2) if prior.loc.ndim else prior.loc
+    if isinstance(prior, Normal):
+        return Isotropic(loc, _one_number(prior.scale, given))
+    factor = prior._unbroadcasted_scale_tril
+    scale = factor.diagonal(dim1=-2, dim2=-1)
+    return Isotropic(loc, _one_number(scale, given, factor))
+
+
+def _one_number(scale: Tensor, given: str, factor: Tensor | None = None) -> Any:
+    """The only value of `scale`, the diagonal of a `factor` that is zero elsewhere: read on the host."""
+    if _checks.is_differentiated(scale if factor is None else factor):
+        raise ValueError(
+            "prior has a scale with a derivative, which the closed_form estimator has in loc alone: detach it, or "
+            "take the estimator 'unbiased'"
+        )
+    if _checks.is_mapped(scale):
+        raise ValueError(
+            "prior has a scale that vmap runs over; the closed_form estimator takes one number for all: take the "
+            "estimator 'unbiased'"
+        )
+    if torch.compiler.is_compiling() and factor is None and not any(scale.stride()):
+        return scale.flatten()[0].double()
+    ends = [*scale.detach().aminmax()]
+    if factor is not None:
+        ends.append((factor - scale.diag_embed()).detach().abs().amax())
+    least, most, *rest = torch.stack(ends).tolist()
+    if least != most or any(rest):
+        raise ValueError(
+            f"prior is {given} with scales from {least:.6g} to {most:.6g}"
+            f"{' and correlations' if any(rest) else ''}; {SUPPORTED}"
+        )
+    if not 0 < least < math.inf:
+        raise ValueError(f"prior has the scale {least}; it must be positive and finite")
+    return least
+
+
+def prior_terms(
+    z: Tensor, kernel: IMQ | RBF, backend: str, normal: Isotropic | None = None
+) -> Tensor:
     """E k(p, p') - 2/n sum_i E k(z_i, p) of z (..., n, d), in float64: O(n) numbers, of which sums cancel."""
     d = z.shape[-1]
     scales = kernel.scales(d)
+    if normal is not None:
+        z, scales = normal.measure(z, scales)
     r = z.double().square().sum(-1)
     if backend == "reference" and not torch.compiler.is_compiling():
         rate, weight, constant = _exponentials(kernel.family, scales, d, z.device)
@@ -106,27 +182,34 @@ _constant: Any = operation(
 )
 
 
-# By kernel, dimension and device, once and for all: a copy from the host would break the capture of a
-# CUDA graph.
-_kept: dict[tuple[str, tuple[float, ...], int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
+Exponentials = tuple[Tensor, Tensor, Tensor]
+# What captured CUDA graphs read at every replay; they cannot be captured with a copy from the host in them.
+_captured: dict[tuple[str, tuple[float, ...], int, torch.device], Exponentials] = {}
 
 
 def _exponentials(
     family: str, scales: tuple[float, ...], d: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Exponentials:
     """(rate, weight, E k(p, p')): E k(z, p) = sum_k weight_k exp(-rate_k ||z||^2), for all scales together."""
     key = family, scales, d, device
-    if key not in _kept:
-        made = _exponentials_on_host(family, scales, d)
-        # Neither inference mode nor a transform of torch.func may leave a mark on what is kept.
-        with torch.inference_mode(False), torch._C._DisableFuncTorch():
-            rate, weight, constant = (
-                torch.tensor(t, dtype=torch.float64, device=device) for t in made
-            )
-        if type(rate) is not Tensor:  # made for somebody who only traces
-            return rate, weight, constant
-        _kept[key] = rate, weight, constant
-    return _kept[key]
+    if torch._C._len_torch_dispatch_stack():  # somebody only traces, or watches
+        return _make(*key)
+    found = _kept(*key)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _captured[key] = found
+    return found
+
+
+def _make(family: str, scales: tuple[float, ...], d: int, device: torch.device) -> Exponentials:
+    made = _exponentials_on_host(family, scales, d)
+    # Neither inference mode nor a transform of torch.func may leave a mark on what is kept.
+    with torch.inference_mode(False), torch._C._DisableFuncTorch():
+        rate, weight, constant = (torch.tensor(t, dtype=torch.float64, device=device) for t in made)
+    return rate, weight, constant
+
+
+# A scale that is annealed has new ones at every step.
+_kept = lru_cache(maxsize=64)(_make)
 
 
 def _exponentials_on_host(

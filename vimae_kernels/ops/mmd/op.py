@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ... import _checks
 from ..._autograd import accumulator
@@ -14,7 +13,7 @@ from ..._backend import Backend, resolve
 from ..._distributed import check_group, from_first, gather
 from ..._operation import Derivative, on_backend, operation, saved_gradient
 from ...kernels import RBF, Kernel, resolve_kernel
-from ...priors import Prior, sample_prior
+from ...priors import Prior, check_prior, sample_prior
 from ..median.op import median_distance
 from . import closed_form, reference
 
@@ -56,11 +55,14 @@ def mmd(
             over R with independent coordinates; `"normal"`, N(0, I); or `"logistic"`, independent
             coordinates of mean 0 and variance 1. All but the first are sampled anew at every call,
             with m = n, reparameterised where the distribution can.
-        kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults.
+        kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults. Its scales are constants.
         estimator: `"unbiased"` (can be negative; needs n, m >= 2), `"biased"` (never negative), or
-            `"closed_form"` (can be negative; needs n >= 2, the prior `"normal"` and any kernel but
-            `RBF("median")`; RBF analytically, IMQ by a quadrature good to 1e-13).
-        generator: source of the prior's samples; None is torch's default generator.
+            `"closed_form"` (can be negative; needs n >= 2, the prior `"normal"` or a distribution N(loc,
+            scale^2 I), `Normal`, `MultivariateNormal` or `Independent`, and any kernel but `RBF("median")`;
+            RBF analytically, IMQ by a quadrature good to 1e-13). Gradients flow to loc, not to scale, whose
+            value the host reads: on a GPU that waits.
+        generator: source of the prior's samples; None is torch's default generator, which another one
+            leaves as it is.
         group: a torch.distributed process group: the statistic over the samples of all its ranks, which
             may have different n and m. Every rank returns the same value, and its gradient with respect
             to the rank's own samples is that of a single process which has all (first derivatives only).
@@ -69,7 +71,8 @@ def mmd(
 
     Returns:
         (...), dimensionless: float64 for float64 input, otherwise float32. Mixed input is promoted as
-        in torch. NaN or Inf in the data gives NaN.
+        in torch. NaN or Inf in the data gives NaN. One value for each batch entry: a loss over all of them
+        is their `.mean()` or `.sum()`.
 
     Raises:
         TypeError: not a tensor, distribution, kernel or generator; a dtype that is not floating point.
@@ -79,31 +82,27 @@ def mmd(
 
     Source: Gretton et al., A Kernel Two-Sample Test (2012), eqs. 3 and 5; VIMAE preprint, eq. 15.
     """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator is {estimator!r}; known estimators are {list(ESTIMATORS)}")
+    _check_estimator(estimator)
     if group is not None:
         z, prior = _gathered(z, prior, estimator, generator, group)
     unbiased = estimator != "biased"
-    at_least, why = (2, f" for the {estimator} estimator") if unbiased else (1, "")
     k = resolve_kernel(kernel)
-    _checks.samples("z", z, at_least, why)
+    _checks.samples("z", z, *_at_least(estimator))
     _checks.generator(generator, z.device)
     chosen = resolve(backend, z.device)
-    if not isinstance(prior, Tensor | Distribution | str):
-        raise TypeError(
-            f"prior is of type {type(prior).__name__}; it must be a tensor of samples, a "
-            "torch.distributions.Distribution, 'normal' or 'logistic'"
-        )
+    check_prior(prior)
     if estimator == "closed_form":
-        closed_form.check(prior, k)
+        normal = closed_form.check(prior, k, z)
         # Half types add up both gradients in float32. No prior samples: mmd's terms within z remain.
         x = z.to(accumulator(z))
+        if normal is not None:
+            x = x.to(torch.promote_types(x.dtype, normal.loc.dtype))
         none = x.new_empty(*x.shape[:-2], 0, x.shape[-1])
         within = _run(x, none, k.family, k.scales(x.shape[-1]), True, chosen)
-        return (within + closed_form.prior_terms(x, k, chosen)).to(within.dtype)
+        return (within + closed_form.prior_terms(x, k, chosen, normal)).to(within.dtype)
     if not isinstance(prior, Tensor):
         prior = sample_prior(prior, z, generator)
-    _checks.samples("prior", prior, at_least, why)
+    _checks.samples("prior", prior, *_at_least(estimator))
     _checks.same_space("z", z, "prior", prior)
 
     x, y = z, prior
@@ -140,6 +139,27 @@ def _run(
         dtype = accumulator(x)
         return reference.mmd(x.to(dtype), y.to(dtype), family, scales, unbiased)
     return _mmd(x, y, family, scales, unbiased, chosen)  # type: ignore[no-any-return]
+
+
+def check_options(prior: Prior, kernel: Kernel, estimator: str) -> None:
+    """Raises for what no z can make right."""
+    _check_estimator(estimator)
+    check_prior(prior)
+    if estimator == "closed_form":
+        closed_form.check(prior, resolve_kernel(kernel))
+    elif isinstance(prior, Tensor):
+        _checks.samples("prior", prior, *_at_least(estimator))
+    resolve_kernel(kernel)
+
+
+def _check_estimator(estimator: str) -> None:
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator is {estimator!r}; known estimators are {list(ESTIMATORS)}")
+
+
+def _at_least(estimator: str) -> tuple[int, str]:
+    """How many samples an estimator needs, and why."""
+    return (1, "") if estimator == "biased" else (2, f" for the {estimator} estimator")
 
 
 def _gathered(

@@ -13,6 +13,7 @@ from ..._autograd import accumulator
 from ..._backend import Backend, resolve
 from ..._operation import lead, on_backend, operation
 from ...kernels import RBF, Kernel, resolve_kernel
+from ...priors import Prior, check_prior, sample_prior
 from ..median.op import median_distance
 from ..mmd.reference import kernel_matrix
 from . import native_impl, reference
@@ -30,7 +31,7 @@ class TwoSampleTest(NamedTuple):
 
 def mmd_test(
     z: Tensor,
-    x: Tensor,
+    x: Prior,
     kernel: Kernel = "imq",
     *,
     permutations: int = 1000,
@@ -53,12 +54,13 @@ def mmd_test(
         z: samples (..., n, d), n >= 2, in float64, float32, bfloat16 or float16; any strides. Leading
             dimensions are independent tests and broadcast against those of x. They share the P
             divisions, so each p-value is valid, but those of equal data are equal.
-        x: samples (..., m, d), m >= 2, on the device of z.
+        x: samples (..., m, d), m >= 2, on the device of z; or a distribution or a name, as the prior of
+            `mmd`, of which as many samples are drawn as z has.
         kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults. The median heuristic takes the
             pooled samples, which no permutation changes.
         permutations: P, at least 1; the smallest p-value possible is 1 / (P + 1).
-        generator: source of the permutations; None is torch's default generator. The same state gives
-            the same permutations on one device type and backend.
+        generator: source of the permutations, and of samples of x before them; None is torch's default
+            generator. The same state gives the same permutations on one device type and backend.
         backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
 
     Returns:
@@ -66,7 +68,8 @@ def mmd_test(
         float32. NaN or Inf in the data makes both NaN. No gradient flows through either.
 
     Raises:
-        TypeError: not a tensor, kernel, generator or integer; a dtype that is not floating point.
+        TypeError: not a tensor, distribution, kernel, generator or integer; a dtype that is not floating
+            point.
         ValueError: shapes that do not fit, devices that differ, n or m < 2, permutations < 1, an
             unknown name.
         RuntimeError: an explicit `backend` that cannot run here.
@@ -76,8 +79,7 @@ def mmd_test(
     """
     k = resolve_kernel(kernel)
     _checks.samples("z", z, 2)
-    _checks.samples("x", x, 2)
-    _checks.same_space("z", z, "x", x)
+    check_prior(x, "x")
     if isinstance(permutations, bool) or not isinstance(permutations, Integral):
         raise TypeError(f"permutations is {permutations!r}; it must be an integer of at least 1")
     permutations = int(permutations)
@@ -85,6 +87,10 @@ def mmd_test(
         raise ValueError(f"permutations is {permutations}; it must be at least 1")
     _checks.generator(generator, z.device)
     chosen = resolve(backend, z.device)
+    if not isinstance(x, Tensor):
+        x = sample_prior(x, z, generator, "x")
+    _checks.samples("x", x, 2)
+    _checks.same_space("z", z, "x", x)
 
     z, x = z.detach(), x.detach()
     batch = torch.broadcast_shapes(z.shape[:-2], x.shape[:-2])

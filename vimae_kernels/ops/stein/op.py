@@ -24,7 +24,7 @@ def stein_gradient(
     prior: Distribution | Literal["normal", "logistic"] = "normal",
     kernel: Kernel = "rbf",
     *,
-    score: Tensor | None = None,
+    score: _score.Score | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """Stein variational gradient: the direction that moves the samples z fastest towards a prior p.
@@ -48,7 +48,7 @@ def stein_gradient(
             `log_prob` is differentiated.
         kernel: `RBF`, `IMQ`, or `"rbf"`, `"imq"` for their defaults.
         score: grad log p at z (..., n, d), in place of `prior`; its leading dimensions broadcast
-            against those of z.
+            against those of z. Or a function that gives it for z.
         backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
 
     Returns:
@@ -73,7 +73,7 @@ def stein_loss(
     prior: Distribution | Literal["normal", "logistic"] = "normal",
     kernel: Kernel = "rbf",
     *,
-    score: Tensor | None = None,
+    score: _score.Score | None = None,
     group: ProcessGroup | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
@@ -98,8 +98,9 @@ def stein_loss(
         check_group(group)
         _checks.samples("z", z)
         _score.check(z, prior, score)
+        own = _score.at(z.detach(), score)
         z = gather("z", z, group)
-        score = None if score is None else gather("score", score.detach(), group)
+        score = None if own is None else gather("score", own.detach(), group)
     phi = _phi(z, prior, kernel, score, backend)
     return (z.to(phi.dtype) * phi).sum((-1, -2)) / -z.shape[-2]
 
@@ -108,7 +109,7 @@ def _phi(
     z: Tensor,
     prior: Distribution | Literal["normal", "logistic"],
     kernel: Kernel,
-    score: Tensor | None,
+    score: _score.Score | None,
     backend: Backend | None,
 ) -> Tensor:
     """The Stein gradient in the accumulator's dtype."""
