@@ -125,7 +125,7 @@ def operation(
     schema = schema.replace("float[]", "Tensor")
 
     def kernel(*args: Any) -> Any:
-        if numbers is not None:
+        if numbers is not None and isinstance(args[numbers], Tensor):
             args = (*args[:numbers], tuple(args[numbers].tolist()), *args[numbers + 1 :])
         return run(*args)
 
@@ -181,8 +181,8 @@ def operation(
                 and any(t is not None and t.requires_grad for t in data)
                 and (derivative is not None or differentiated is not None)
             ):
-                return differentiate(run, *args)
-            return run(*args)
+                return differentiate(kernel, *args)
+            return kernel(*args)
         if numbers is not None and not isinstance(args[numbers], Tensor):
             args = (*args[:numbers], as_tensor(args[numbers]), *args[numbers + 1 :])
         return dispatched(*args)
@@ -233,7 +233,7 @@ def _node(name: str, derivative: Derivative, tensors: int) -> Any:
             with _set_fwd_grad_enabled(True):
                 return derivative.jvp(ctx, saved, *tangents[:tensors])
 
-    return type(Node)(name, (Node,), {})
+    return type(Node)(name, (Node,), {})  # type: ignore[misc]
 
 
 @contextlib.contextmanager
