@@ -127,7 +127,9 @@ class Autoencoder(nn.Module):
         at = next(self.parameters())
         shape = (n, self.latent_dim)
         if self.prior == "normal":
-            return torch.randn(shape, dtype=at.dtype, device=at.device, generator=generator)
+            return torch.randn(
+                shape, dtype=at.dtype, device=at.device, **densities.drawn_from(generator)
+            )
         loc = torch.zeros((), dtype=at.dtype, device=at.device)
         unit_variance = vk.Logistic(loc, math.sqrt(3) / math.pi)
         return unit_variance.rsample(shape, generator=generator)
