@@ -18,6 +18,7 @@ SYSTEMS = [
     ("infovae", {"divergence": "kl"}),
     ("infovae", {"divergence": "stein", "kernel": "median"}),
     ("vimae-l", {"kernel": "wae"}),
+    ("vimae-l", {"bank": 40}),
     ("vae", {"network": "dcgan", "likelihood": "gaussian"}),
 ]
 
