@@ -3,8 +3,8 @@ import os
 # torch keeps what it compiled on disk, by the names of operations: not by what these names mean today.
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)

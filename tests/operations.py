@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ class Operation(NamedTuple):
     differentiable: int = 1  # how many of the inputs have a gradient
     unit: float = 1.0  # of the outputs: how large a result is that is only rounding
     random: bool = False
+    orders: float = math.inf  # how often it can be differentiated, in any mode
+    forward: bool = True  # whether forward mode is one of them
 
     def __str__(self) -> str:
         return self.name
@@ -49,25 +52,47 @@ def with_score(function: Callable[..., Any], **fixed: Any) -> Callable[..., tupl
     return run
 
 
+def with_tau(logits: Tensor, tau: Tensor, **options: Any) -> tuple[Tensor, ...]:
+    """One temperature for each row."""
+    return (vk.gumbel_softmax(logits, 0.5 + tau[..., :1].square(), **options),)
+
+
 SCALES = vk.IMQ((1.0, 2.0, 4.0, 8.0, 20.0, 40.0, 80.0))
 MSS = {"weighting": "mss", "dataset_size": 1000}
 MWS = {"weighting": "mws", "dataset_size": 1000}
 OPERATIONS = [
-    Operation("mmd", tuple_of(vk.mmd), 2, 2),
-    Operation("mmd, seven scales", tuple_of(vk.mmd, kernel=SCALES, estimator="biased"), 2, 2, 7),
-    Operation("mmd, closed form", tuple_of(vk.mmd, prior="normal", estimator="closed_form")),
+    Operation("mmd", tuple_of(vk.mmd), 2, 2, orders=2),
+    Operation(
+        "mmd, seven scales", tuple_of(vk.mmd, kernel=SCALES, estimator="biased"), 2, 2, 7, orders=2
+    ),
+    Operation("mmd, median", tuple_of(vk.mmd, kernel=vk.RBF("median")), 2, 2, orders=2),
+    Operation(
+        "mmd, closed form", tuple_of(vk.mmd, prior="normal", estimator="closed_form"), orders=2
+    ),
     Operation("mmd_test", tuple_of(vk.mmd_test, permutations=50), 2, 0, random=True),
     Operation("stein_gradient", tuple_of(vk.stein_gradient), 1, 0),
     Operation("stein_gradient, score", with_score(vk.stein_gradient, kernel="imq"), 2, 0),
     Operation("stein_loss", tuple_of(vk.stein_loss, prior="logistic")),
-    Operation("ksd", tuple_of(vk.ksd)),
-    Operation("ksd, score", with_score(vk.ksd, kernel="rbf", estimator="biased"), 2, 2),
-    Operation("aggregate_log_density", tuple_of(vk.aggregate_log_density), 3, 3),
-    Operation("aggregate_log_density, mss", tuple_of(vk.aggregate_log_density, **MSS), 3, 3),
-    Operation("latent_information", tuple_of(vk.latent_information, **MWS), 3, 3),
-    Operation("total_correlation", tuple_of(vk.total_correlation), 3, 3),
+    Operation("ksd", tuple_of(vk.ksd), orders=1),
+    Operation("ksd, score", with_score(vk.ksd, kernel="rbf", estimator="biased"), 2, 2, orders=1),
+    Operation(
+        "aggregate_log_density", tuple_of(vk.aggregate_log_density), 3, 3, orders=1, forward=False
+    ),
+    Operation(
+        "aggregate_log_density, mss",
+        tuple_of(vk.aggregate_log_density, **MSS),
+        3,
+        3,
+        orders=1,
+        forward=False,
+    ),
+    Operation(
+        "latent_information", tuple_of(vk.latent_information, **MWS), 3, 3, orders=1, forward=False
+    ),
+    Operation("total_correlation", tuple_of(vk.total_correlation), 3, 3, orders=1),
     Operation("gumbel_softmax", tuple_of(vk.gumbel_softmax, tau=0.7), random=True),
     Operation("gumbel_softmax, hard", tuple_of(vk.gumbel_softmax, hard=True), random=True),
+    Operation("gumbel_softmax, tensor tau", with_tau, 2, 2, random=True),
 ]
 
 

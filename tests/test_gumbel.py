@@ -162,8 +162,10 @@ def test_every_simd_level(level, poisoned):
             hard = op.sample(x, seed, tau, True, "native")
             assert torch.equal(hard.argmax(-1), want.argmax(-1))
             slope = want * (g - (want * g).sum(-1, keepdim=True)) / tau
-            got = op._gumbel_softmax_grad(x, seed, g, tau, "native")
-            torch.testing.assert_close(got.double(), slope, rtol=1e-4, atol=1e-5)
+            for hard in (False, True):
+                y = x.clone().requires_grad_()
+                (got,) = torch.autograd.grad(op.sample(y, seed, tau, hard, "native"), y, g)
+                torch.testing.assert_close(got.double(), slope, rtol=1e-4, atol=1e-5)
     finally:
         _native._C.set_level(used)
 
@@ -459,22 +461,17 @@ def test_compiled_gradients_are_not_differentiated_silently(hard):
         torch.autograd.grad(value.sum() + g.square().sum(), x)
 
 
-def test_func_grad_inside_compile_is_right_or_an_error():
-    torch._dynamo.reset()
-    x, seed = torch.randn(20, 3, dtype=F64), a_seed()
-    gradient = torch.func.grad(lambda x: op.sample(x, seed, 0.7, False, "native")[:, 0].sum())
-    torch.testing.assert_close(torch.compile(gradient)(x), gradient(x))
-    torch._dynamo.reset()
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="vimae_kernels.gumbel_softmax"):
-        torch.compile(gradient, fullgraph=True)(x)
-
-
 def test_operations_pass_opcheck():
     x, seed = torch.randn(2, 9, 3), torch.randint(2**62, (2,))
-    y = op._gumbel_softmax(x, seed, 0.7, False, "native")
-    torch.library.opcheck(op._gumbel_softmax, (x, seed, 0.7, True, "native"))
-    torch.library.opcheck(op._gumbel_softmax_grad, (x, seed, y, 0.7, "native"))
-    torch.library.opcheck(op._softmax_grad, (y, x, 0.7, "native"))
+    number, tau, none = torch.tensor([0.7]).double(), torch.rand(2, 9) + 0.5, torch.empty(0)
+    y = op.sample(x, seed, 0.7, False, "native")
+    for temperature in ((None, number), (tau, none.double())):
+        for hard in (False, True):
+            arguments = (x.clone().requires_grad_(), seed, *temperature, hard, "native")
+            torch.library.opcheck(op._sample.dispatched, arguments)
+            torch.library.opcheck(op._with_soft.dispatched, arguments)
+        arguments = (y, x, temperature[0], None, temperature[1], "native")
+        torch.library.opcheck(op._softmax_gradient.dispatched, arguments)
 
 
 def test_autocast_and_modes():

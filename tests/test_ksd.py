@@ -326,16 +326,6 @@ def test_compiles_into_one_graph(kernel, prior):
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
-def test_func_grad_inside_compile_is_right_or_an_error():
-    torch._dynamo.reset()
-    z = torch.randn(20, 3, dtype=torch.float64)
-    gradient = torch.func.grad(lambda z: vk.ksd(z))
-    torch.testing.assert_close(torch.compile(gradient)(z), gradient(z))
-    torch._dynamo.reset()
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="vimae_kernels.ksd"):
-        torch.compile(gradient, fullgraph=True)(z)
-
-
 def test_whatever_watches_or_wraps_sees_the_operation():
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -346,13 +336,14 @@ def test_whatever_watches_or_wraps_sees_the_operation():
     assert torch.equal(make_fx(lambda z: vk.ksd(z))(z + 1)(z), want)
     assert torch.equal(vk.ksd(torch._neg_view(z)), vk.ksd(-z))
     assert torch.equal(vk.ksd(torch.nn.Parameter(z, requires_grad=False)), want)
-    config = ("imq", [6.0], True, "native")
+    config = ("imq", torch.tensor([6.0]).double(), True, "native")
+    gradient, scaled = op._ksd.with_gradient.dispatched, op._ksd.scaled.dispatched
     for score in (None, z.cos()):
-        need = score is not None
-        value, dz, dscore = op._ksd_grad(z, score, need, *config)
-        torch.library.opcheck(op._ksd, (z, score, *config))
-        torch.library.opcheck(op._ksd_grad, (z, score, need, *config))
-        torch.library.opcheck(op._ksd_backward, (z, score, dz, dscore, value, need))
+        need = [True, score is not None]
+        value, dz, dscore = gradient(z, score, need, *config)
+        torch.library.opcheck(op._ksd.dispatched, (z, score, *config))
+        torch.library.opcheck(gradient, (z, score, need, *config))
+        torch.library.opcheck(scaled, (z, score, dz, dscore, value, *config))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -273,16 +273,6 @@ def test_compiled_gradients_are_not_differentiated_silently():
         torch.autograd.grad(value + g.square().sum(), z)
 
 
-def test_func_grad_inside_compile_is_right_or_an_error():
-    torch._dynamo.reset()
-    z, p = torch.randn(20, 3, dtype=torch.float64), torch.randn(15, 3, dtype=torch.float64)
-    gradient = torch.func.grad(lambda z: vk.mmd(z, p))
-    torch.testing.assert_close(torch.compile(gradient)(z), gradient(z))
-    torch._dynamo.reset()
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="vimae_kernels.mmd"):
-        torch.compile(gradient, fullgraph=True)(z)
-
-
 def test_the_value_has_the_same_bits_with_and_without_a_gradient():
     z, p = torch.randn(333, 5), torch.randn(200, 5)
     with_gradients = vk.mmd(z.clone().requires_grad_(), p.clone().requires_grad_()).detach()
@@ -334,12 +324,14 @@ def test_operations_pass_opcheck():
 
     x, y = torch.randn(9, 3), torch.randn(2, 7, 3)
     x = x.expand(2, 9, 3)
-    config = ("imq", [6.0], True, "native")
-    value, dx, dy = op._mmd_grad(x, y, True, True, *config)
-    torch.library.opcheck(op._mmd, (x, y, *config))
-    torch.library.opcheck(op._mmd_grad, (x, y, True, False, *config))
-    torch.library.opcheck(op._mmd_hvp, (x, y, x, y, *config))
-    torch.library.opcheck(op._mmd_backward, (x, y, dx, dy, value, True, True))
+    config = ("imq", torch.tensor([6.0]).double(), True, "native")
+    gradient, scaled = op._mmd.with_gradient.dispatched, op._mmd.scaled.dispatched
+    value, dx, dy = gradient(x, y, [True, True], *config)
+    z = y.clone().requires_grad_()
+    torch.library.opcheck(op._mmd.dispatched, (x, z, *config))
+    torch.library.opcheck(gradient, (x, y, [True, False], *config))
+    torch.library.opcheck(op._hessian.dispatched, (x, y, x, y, *config))
+    torch.library.opcheck(scaled, (x, y, dx, dy, value, *config))
 
 
 def test_autocast():

@@ -340,10 +340,10 @@ def test_compiles_into_one_graph(kernel):
 @native_only
 def test_operations_pass_opcheck():
     x, first = torch.randn(2, 9, 3), random_labels(9, 4, 5)
-    config = (pack(first), torch.zeros(2), 4, "imq", [6.0], "native")
-    torch.library.opcheck(op._permuted_mmd, (x, *config))
+    config = (pack(first), torch.zeros(2), 4, "imq", torch.tensor([6.0]).double(), "native")
+    torch.library.opcheck(op._permuted_mmd.dispatched, (x, *config))
     seeds = torch.randint(2**62, (2, 7))
-    torch.library.opcheck(op._draw_labels, (seeds, 9, 4, 32))
+    torch.library.opcheck(op._draw_labels.dispatched, (seeds, 9, 4, 32))
 
 
 @native_only

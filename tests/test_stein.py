@@ -324,9 +324,9 @@ def test_whatever_watches_or_wraps_sees_the_operation():
     assert torch.equal(vk.stein_gradient(torch.nn.Parameter(z)), want)
     with torch.inference_mode():
         assert torch.equal(vk.stein_gradient(z, D.Normal(0.0, 1.0)), vk.stein_gradient(z, score=-z))
-    config = ("rbf", [6.0], "native")
-    torch.library.opcheck(vk.ops.stein.op._stein, (z, None, *config))
-    torch.library.opcheck(vk.ops.stein.op._stein, (z, -z, *config))
+    config = ("rbf", torch.tensor([6.0]).double(), "native")
+    torch.library.opcheck(vk.ops.stein.op._stein.dispatched, (z, None, *config))
+    torch.library.opcheck(vk.ops.stein.op._stein.dispatched, (z, -z, *config))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -64,6 +64,8 @@ def plain(*tensors: Tensor | None) -> bool:
             or type(t) in (Tensor, torch.nn.Parameter)
             and not (t.is_neg() or t._is_zerotensor())
             and not torch._C._functorch.is_legacy_batchedtensor(t)
+            # One that a transform left behind: the dispatcher knows what is in it.
+            and not torch._C._functorch.is_functorch_wrapped_tensor(t)
             for t in tensors
         )
         and torch.autograd.forward_ad._current_level < 0
@@ -123,7 +125,7 @@ def operation(
     schema = schema.replace("float[]", "Tensor")
 
     def kernel(*args: Any) -> Any:
-        if numbers is not None:
+        if numbers is not None and isinstance(args[numbers], Tensor):
             args = (*args[:numbers], tuple(args[numbers].tolist()), *args[numbers + 1 :])
         return run(*args)
 
@@ -159,7 +161,7 @@ def operation(
             return x
         return _Refused.apply(x, refusal)  # type: ignore[attr-defined]
 
-    node: Any = None if derivative is None else _node(derivative, tensors)
+    node: Any = None if derivative is None else _node(name, derivative, tensors)
 
     if derivative is not None or differentiated is not None:
 
@@ -179,8 +181,8 @@ def operation(
                 and any(t is not None and t.requires_grad for t in data)
                 and (derivative is not None or differentiated is not None)
             ):
-                return differentiate(run, *args)
-            return run(*args)
+                return differentiate(kernel, *args)
+            return kernel(*args)
         if numbers is not None and not isinstance(args[numbers], Tensor):
             args = (*args[:numbers], as_tensor(args[numbers]), *args[numbers + 1 :])
         return dispatched(*args)
@@ -211,7 +213,7 @@ def _dual(x: Tensor) -> Any:
     return torch._VF._unpack_dual(x, level=0)  # type: ignore[attr-defined]
 
 
-def _node(derivative: Derivative, tensors: int) -> Any:
+def _node(name: str, derivative: Derivative, tensors: int) -> Any:
     class Node(_SingleLevelFunction):
         @staticmethod
         def forward(ctx: Any, run: Run, *args: Any) -> Any:
@@ -231,7 +233,7 @@ def _node(derivative: Derivative, tensors: int) -> Any:
             with _set_fwd_grad_enabled(True):
                 return derivative.jvp(ctx, saved, *tangents[:tensors])
 
-    return Node
+    return type(Node)(name, (Node,), {})  # type: ignore[misc]
 
 
 @contextlib.contextmanager

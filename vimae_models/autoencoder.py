@@ -127,7 +127,9 @@ class Autoencoder(nn.Module):
         at = next(self.parameters())
         shape = (n, self.latent_dim)
         if self.prior == "normal":
-            return torch.randn(shape, dtype=at.dtype, device=at.device, generator=generator)
+            return torch.randn(
+                shape, dtype=at.dtype, device=at.device, **densities.drawn_from(generator)
+            )
         loc = torch.zeros((), dtype=at.dtype, device=at.device)
         unit_variance = vk.Logistic(loc, math.sqrt(3) / math.pi)
         return unit_variance.rsample(shape, generator=generator)
@@ -166,6 +168,11 @@ class Autoencoder(nn.Module):
             channels, height, width = self.data_shape
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; it must be (B, {channels}, {height}, {width})"
+            )
+        if self.training and len(x) == 1 and _normalising(self):
+            raise ValueError(
+                "x is a batch of one image; batch normalisation in training mode takes two or more: "
+                "drop a last batch of one, or choose a batch size that leaves none over"
             )
         return self.encoder(x)  # type: ignore[no-any-return]
 
@@ -222,10 +229,15 @@ def memory_bank(size: int, latent_dim: int) -> MemoryBank | None:
     return MemoryBank(size, latent_dim) if size else None
 
 
+def _normalising(module: nn.Module) -> list[Any]:
+    """The layers of batch normalisation."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Inside, batch normalisation in training mode leaves its running statistics alone."""
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = _normalising(module)
     before = [layer.track_running_stats for layer in layers]
     for layer in layers:
         layer.track_running_stats = False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import typing
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,20 +57,28 @@ def run(arguments: list[str] | None = None) -> int:
         Exit status: 0; 1 for an error of the user's, told in one line; 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(arguments[:1] == ["train"]).parse_args(arguments)
+    parser = _parser(arguments[:1] == ["train"])
+    try:
+        options = parser.parse_args(arguments)
+    except UnicodeDecodeError as error:
+        parser.error(f"a file given with --config is no text: {error}")
     from .data import DataError
     from .files import FileError
-    from .runs import RunError
+    from .runs import RunError, out_of_memory
 
     told = DataError, FileError, RunError, FloatingPointError, ModuleNotFoundError, OSError
     try:
         return _COMMANDS[options.command](options[options.command])
     except told as error:
         why = " ".join(str(error).split())
-        print(f"vimae {options.command}: error: {why}", file=sys.stderr)
-        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        why = "out of memory: smaller batches, images or networks take less"
     except KeyboardInterrupt:
         return 130
+    print(f"vimae {options.command}: error: {why}", file=sys.stderr)
+    return 1
 
 
 def _parser(systems: bool = True) -> ArgumentParser:
@@ -125,7 +135,8 @@ def _parser(systems: bool = True) -> ArgumentParser:
     add("--download", action="store_true", help="get missing files of public data sets")
     add = train.add_argument_group("how it is trained").add_argument
     add("--epochs", type=PositiveInt, metavar="N", help="in all (80)")
-    add("--batch-size", type=PositiveInt, metavar="N", help="over all devices (100)")
+    add("--batch-size", type=PositiveInt, metavar="N", help="over all devices; the images of an "
+        "epoch that fill no batch are left out of it (100)")  # fmt: skip
     add("--optimizer", type=str, metavar="NAME", help="adam or sgd (adam)")
     add("--lr", type=PositiveFloat, metavar="X", help="learning rate (0.001)")
     add("--lr-decay", type=PositiveFloat, metavar="X", help="factor on it after an epoch (1)")
@@ -273,26 +284,36 @@ def _train(options: Namespace) -> int:
     else:
         folder, config = None, _config(given)
         runs.check_config(config)
+    runs.check_hardware(config)
     data = runs.load_data(config, download=options.download)
     _check_batches(config, data)
-    runs.check_hardware(config)
     torch.manual_seed(config["seed"])
     model = runs.build_model(config, data.shape, folder)
+    # What training comes to last is looked at before any work: a checkpoint, which Lightning loads
+    # again, and the test images, of which a file may be damaged.
     if folder is not None:
-        # Lightning loads them again; this is to find out before any work.
         runs.load_weights(model, runs.read_checkpoint(folder), folder)
+    for start in range(0, len(data.test), 1000):
+        data.test.images[start : start + 1000]
     config = runs.complete(config, model)
+    run: AbstractContextManager[Path]
     if folder is None:
-        folder = runs.create(Path(options.output) if options.output else None, config)
+        run = runs.new(Path(options.output) if options.output else None, config)
     else:
         runs.write_config(folder, config)
-    console.print(f"run folder: [bold]{folder}[/]", soft_wrap=True)
-    _tell_partial(console, data)
-    try:
-        history = runs.train(folder, config, model, data, resume=options.resume is not None)
-    except Interrupted:
-        console.print(f"stopped; continue with  vimae train --resume {folder}", soft_wrap=True)
-        return 130
+        run = nullcontext(folder)
+    with run as folder:
+        console.print(f"run folder: [bold]{folder}[/]", soft_wrap=True)
+        _tell_partial(console, data)
+        resume = options.resume is not None
+        try:
+            history = runs.train(folder, config, model, data, resume=resume)
+        except ValueError as error:
+            # What the loss makes of a number shows with the first batch.
+            raise runs.RunError(str(error)) from error
+        except Interrupted:
+            console.print(f"stopped; continue with  vimae train --resume {folder}", soft_wrap=True)
+            return 130
     test = evaluation.evaluate(model, data)
     _judge(console, folder, config, model, data, history, test)
     console.print(f"all measures: vimae evaluate {folder}", soft_wrap=True)
@@ -321,7 +342,8 @@ def _check_batches(config: dict[str, Any], data: Any) -> None:
     if not 2 * devices <= size <= len(data.train):
         raise RunError(
             f"--batch-size is {size}; it must be from {2 * devices} to the {len(data.train)} "
-            f"training images of {data.name}"
+            f"training images of {data.name}, two for each device: batch normalisation and the MMD "
+            "take two"
         )
     if size % devices:
         raise RunError(f"--batch-size is {size}; it must be a multiple of --devices, {devices}")
@@ -354,7 +376,7 @@ def _sample(options: Namespace) -> int:
     import numpy as np
     import torch
 
-    from . import figures, runs
+    from . import figures, files, runs
 
     folder = Path(options.run)
     _, model, _ = runs.load_model(folder)
@@ -368,8 +390,10 @@ def _sample(options: Namespace) -> int:
     images = torch.cat(parts)
     stem = options.output or str(folder / "samples")
     paths = [Path(f"{stem}.png"), Path(f"{stem}.npy")]
+    array = io.BytesIO()
+    np.save(array, images.numpy())
     figures.save_grid(paths[0], images, min(options.n, 16))
-    np.save(paths[1], images.numpy())
+    files.write(paths[1], array.getbuffer())
     _print_paths(paths)
     return 0
 

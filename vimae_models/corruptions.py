@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from . import densities
+
 
 def gaussian(x: Tensor, sigma: float, generator: torch.Generator | None = None) -> Tensor:
     """x + nu with nu ~ N(0, sigma^2) for every pixel, not clipped to the range of x.
@@ -17,7 +19,9 @@ def gaussian(x: Tensor, sigma: float, generator: torch.Generator | None = None) 
 
     Source: VIMAE preprint, sec. 5.2 (sigma 0.2 and 0.4 on MNIST).
     """
-    return x + sigma * torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+    return x + sigma * torch.randn(
+        x.shape, dtype=x.dtype, device=x.device, **densities.drawn_from(generator)
+    )
 
 
 def mask(x: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
@@ -30,7 +34,7 @@ def mask(x: Tensor, p: float, generator: torch.Generator | None = None) -> Tenso
     Source: VIMAE preprint, sec. 5.2 (p = 0.2 and 0.5 on MNIST).
     """
     shape = (*x.shape[:-3], 1, *x.shape[-2:])
-    keep = torch.rand(shape, dtype=x.dtype, device=x.device, generator=generator) >= p
+    keep = torch.rand(shape, dtype=x.dtype, device=x.device, **densities.drawn_from(generator)) >= p
     return x * keep
 
 

@@ -29,22 +29,21 @@ def demo(output: Path | None) -> int:
     torch.manual_seed(_CONFIG["seed"])
     model = runs.build_model(_CONFIG, data.shape)
     config = runs.complete(_CONFIG, model)
-    folder = runs.create(output, config)
-    console.print(f"run folder: [bold]{folder}[/]", soft_wrap=True)
-
     everything = torch.cat([part.images[:] for part in (data.train, data.validation, data.test)])
     before = evaluation.summary(model, everything)
-    # 0.3 million weights are too few to share out: one thread is no slower, and does not wait for
-    # a second one where the machine is busy.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        history = runs.train(folder, config, model, data)
-    except Interrupted:
-        console.print(f"stopped; continue with  vimae train --resume {folder}", soft_wrap=True)
-        return 130
-    finally:
-        torch.set_num_threads(threads)
+    with runs.new(output, config) as folder:
+        console.print(f"run folder: [bold]{folder}[/]", soft_wrap=True)
+        # 0.3 million weights are too few to share out: one thread is no slower, and does not wait for
+        # a second one where the machine is busy.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            history = runs.train(folder, config, model, data)
+        except Interrupted:
+            console.print(f"stopped; continue with  vimae train --resume {folder}", soft_wrap=True)
+            return 130
+        finally:
+            torch.set_num_threads(threads)
     after = evaluation.summary(model, everything)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     z = encoding.codes(model, everything).to(device)

@@ -6,6 +6,7 @@ What is summed over pairs of a batch is in `vimae_kernels`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +16,20 @@ import vimae_kernels as vk
 _LOG_2PI = math.log(2 * math.pi)
 
 
+def drawn_from(generator: torch.Generator | None) -> dict[str, Any]:
+    """The keyword `generator` of a draw of torch's, left out for None.
+
+    Compiled code whose shapes change refuses the keyword even with None.
+    """
+    return {} if generator is None else {"generator": generator}
+
+
 def draw_normal(mean: Tensor, log_var: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """mean + exp(log_var / 2) eps with eps ~ N(0, I): the reparameterisation trick.
 
     Source: Kingma and Welling, Auto-Encoding Variational Bayes (2013), sec. 2.4.
     """
-    eps = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+    eps = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, **drawn_from(generator))
     return mean + (0.5 * log_var).exp() * eps
 
 
@@ -40,7 +49,9 @@ def normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 def normal_cross_entropy(mean: Tensor, log_var: Tensor, scale: float = 1.0) -> Tensor:
     """-E log N(z; 0, scale^2) over z ~ N(mean, exp(log_var)), of every coordinate: (..., d)."""
     second_moment = mean.square() + log_var.exp()
-    return 0.5 * (_LOG_2PI + 2 * math.log(scale) + second_moment / scale**2)
+    # A tensor: compiled code has a graph for every number whose logarithm is taken.
+    width = scale * mean.new_ones(())
+    return 0.5 * (_LOG_2PI + 2 * width.log() + second_moment / width.square())
 
 
 def prior_log_density(z: Tensor, prior: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from matplotlib.ticker import MultipleLocator
 from torch import Tensor
 
-from . import corruptions, encoding, evaluation
+from . import corruptions, encoding, evaluation, files
 from .autoencoder import Autoencoder
 from .data import ImageData, pixels
 from .pixelcnn import Progress
@@ -49,9 +50,11 @@ def figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> It
     with plt.rc_context(_STYLE):
         drawn, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
         yield axes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(path)
+        picture = io.BytesIO()
+        drawn.savefig(picture)
         plt.close(drawn)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, picture.getbuffer())
 
 
 def save_all(
@@ -192,8 +195,10 @@ def save_grid(path: Path, images: Tensor, columns: int) -> None:
     """A PNG of nothing but images (N, C, H, W), each pixel of small ones as a square of several."""
     scale = max(1, 56 // images.shape[2])
     large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    picture = io.BytesIO()
+    plt.imsave(picture, grid(large, columns).numpy(), cmap="gray_r", vmin=0, vmax=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    plt.imsave(path, grid(large, columns).numpy(), cmap="gray_r", vmin=0, vmax=1)
+    files.write(path, picture.getbuffer())
 
 
 @torch.no_grad()

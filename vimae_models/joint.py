@@ -88,7 +88,7 @@ class JointAutoencoder(GaussianAutoencoder):
 
     def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         z = super().sample_prior(n, generator)
-        y = torch.randint(self.categories, (n,), device=z.device, generator=generator)
+        y = torch.randint(self.categories, (n,), device=z.device, **densities.drawn_from(generator))
         return self._code(z, y)
 
     def log_prior(self, z: Tensor) -> Tensor:
@@ -114,12 +114,14 @@ class JointAutoencoder(GaussianAutoencoder):
         p = log_p.exp()
         # Far enough for the difference to stand above the rounding, near enough to be a derivative.
         xi = torch.finfo(x.dtype).eps ** (1 / 3)
+
+        def divergence(step: Tensor) -> Tensor:
+            there = self.joint_posterior(x + step)[2]
+            return F.kl_div(there, log_p, log_target=True, reduction="sum")
+
         with statistics_kept(self.encoder):
-            with torch.enable_grad():
-                step = (xi * _unit(torch.randn_like(x))).requires_grad_()
-                there = self.joint_posterior(x + step)[2]
-                divergence = F.kl_div(there, log_p, log_target=True, reduction="sum")
-                (direction,) = torch.autograd.grad(divergence, step)
+            with torch.no_grad():
+                direction = torch.func.grad(divergence)(xi * _unit(torch.randn_like(x)))
             there = self.joint_posterior(x + _unit(direction))[2]
         return -(p * there).sum(1).mean()
 
@@ -305,7 +307,7 @@ class JointVAE(_Smoothed):
             log_p,
             self._vat(x, log_p),
             self.capacity_z * raised,
-            min(self.capacity_y, math.log(self.categories)) * raised,
+            (self.capacity_y * raised).minimum(math.log(self.categories) * raised),
             beta=self.beta,
         )
         if self.training:

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 import vimae_kernels as vk
 
+from . import densities
+
 
 class Likelihood(Protocol):
     def channels(self, image_channels: int) -> int:
@@ -79,7 +81,9 @@ class Gaussian(SquaredError):
 
     def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
         g = theta.sigmoid()
-        noise = torch.randn(g.shape, dtype=g.dtype, device=g.device, generator=generator)
+        noise = torch.randn(
+            g.shape, dtype=g.dtype, device=g.device, **densities.drawn_from(generator)
+        )
         return g + math.sqrt(0.5) * noise
 
 

@@ -139,7 +139,8 @@ def minimal_rate(
     Source: VIMAE (ICLR version), eq. 4.
     """
     kl = densities.normal_kl(mean, log_var).sum(-1).mean()
-    loss = reconstruction + beta * (rate - kl).abs()
+    # Not rate - kl: compiled code has a graph for every number that a tensor is taken from.
+    loss = reconstruction + beta * (kl - rate).abs()
     return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,19 +112,38 @@ class RunError(Exception):
     """A run that cannot be made or used; the message is meant for the user."""
 
 
-def create(output: Path | None, config: Config) -> Path:
-    """A new run folder with its configuration: `output`, or runs/<model>-<data>-<number>."""
+@contextmanager
+def new(output: Path | None, config: Config) -> Iterator[Path]:
+    """A new run folder with its configuration: `output`, or runs/<model>-<data>-<number>.
+
+    After an error inside, before there is a checkpoint, everything is as it was.
+
+    Raises:
+        RunError: `output` is there and not an empty folder.
+    """
     # A folder of images is named by its path.
     data = datasets.printable(Path(config["data"]).name)
     run = output if output is not None else _free(f"{config['model']}-{data}")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        way_out = "continue that run with --resume" if (run / CHECKPOINT).exists() else "remove"
         raise RunError(
-            f"{run} exists and is not an empty folder: give another --output, or continue that run "
-            f"with --resume {run}"
+            f"{run} exists and is not an empty folder: give another --output, or {way_out} {run}"
         )
-    run.mkdir(parents=True, exist_ok=True)
-    write_config(run, config)
-    return run
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    try:
+        run.mkdir(parents=True, exist_ok=run not in made)
+    except OSError:
+        _remove_empty(made[1:])
+        raise
+    try:
+        write_config(run, config)
+        yield run
+    except BaseException:
+        if not (run / CHECKPOINT).exists():
+            for path in run.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove_empty(made)
+        raise
 
 
 def _free(stem: str) -> Path:
@@ -130,6 +151,13 @@ def _free(stem: str) -> Path:
     while (run := Path("runs") / f"{stem}-{number}").exists():
         number += 1
     return run
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        # One that was not made after all, or that another run has come to use, stays as it is.
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def preset(name: str) -> Config:
@@ -306,6 +334,12 @@ def check_hardware(config: Config) -> None:
         raise RunError(f"--devices is {config['devices']}; the GPUs here are {gpus}")
     if not gpus and config["precision"] == "16-mixed":
         raise RunError("--precision 16-mixed needs a GPU; bf16-mixed runs on a CPU too")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a failure is one of memory; that of a CPU torch tells in words alone."""
+    kinds = MemoryError, torch.OutOfMemoryError
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def complete(config: Config, model: Autoencoder) -> Config:

@@ -57,12 +57,12 @@ class Batches:
 
     Args:
         images: (N, C, H, W).
-        batch_size: at most N; over all processes.
+        batch_size: over all processes; at least two for each, at most N.
         seed: of the order.
         rank, world: which process this is, and of how many.
 
     Raises:
-        ValueError: `batch_size` larger than N.
+        ValueError: `batch_size` out of range.
     """
 
     def __init__(
@@ -70,6 +70,11 @@ class Batches:
     ) -> None:
         if batch_size > len(images):
             raise ValueError(f"batch_size is {batch_size}, but there are {len(images)} images")
+        if batch_size < 2 * world:
+            raise ValueError(
+                f"batch_size is {batch_size}; it must be at least {2 * world}, two images for each of "
+                f"{world} process(es): batch normalisation and the MMD take two"
+            )
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
@@ -419,7 +424,8 @@ def fit(
         data: the data set.
         run: folder for checkpoint, metrics and TensorBoard events.
         epochs: total number of epochs, those before a resumption included.
-        batch_size: images per step over all processes, at most as many as there are.
+        batch_size: images per step over all processes, at most as many as there are; what is left
+            over of an epoch is dropped, and is in another place of the next one.
         lr, optimizer, momentum, auxiliary_lr: as in `optimizers`.
         lr_decay: factor on the learning rates after every epoch.
         seed: of the order of the batches; the noise and the prior come from torch's generator.
@@ -440,7 +446,7 @@ def fit(
 
     Raises:
         Interrupted: Ctrl-C, or `progress` said so.
-        ValueError: `batch_size` larger than the training set.
+        ValueError: `batch_size` larger than the training set, or less than two for each process.
         FloatingPointError: the loss became NaN or infinite.
         OSError: the folder cannot be written; the checkpoint before is whole.
     """
@@ -483,6 +489,9 @@ def fit(
         try:
             checkpoint = str(run / CHECKPOINT) if resume else None
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as error:
+            # What Lightning makes of a second Ctrl-C.
+            raise KeyboardInterrupt from error
         finally:
             if main:
                 signal.signal(signal.SIGINT, previous)

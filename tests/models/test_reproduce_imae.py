@@ -20,7 +20,7 @@ NAMES = ("imae-fashion", "imae-mnist", "imae-dsprites")
 @pytest.mark.parametrize("name", NAMES)
 def test_smoke(name, tmp_path):
     target = targets.target(name)
-    page = engine.reproduce(target, "smoke", tmp_path, jobs=1, console=Console(quiet=True))
+    page = engine.reproduce(target, "smoke", tmp_path, jobs=2, console=Console(quiet=True))
     found = json.loads((tmp_path / "results.json").read_text())
     assert len(found["runs"]) == len(target.configs("smoke"))
     assert all(c["verdict"] in ("holds", "does not hold", "undecided") for c in found["claims"])

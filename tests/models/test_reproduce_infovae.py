@@ -17,7 +17,7 @@ from vimae_models.reproduce.targets import target
 @pytest.mark.parametrize("name", ["infovae-table1", "infovae-figure3", "infovae-figure1"])
 def test_target_at_the_smoke_scale(name, tmp_path):
     chosen = target(name)
-    page = engine.reproduce(chosen, "smoke", tmp_path, jobs=1, console=Console(quiet=True))
+    page = engine.reproduce(chosen, "smoke", tmp_path, jobs=2, console=Console(quiet=True))
     assert "Scale: smoke" in page.read_text()
     found = json.loads((tmp_path / "results.json").read_text())
     assert len(found["runs"]) == len(chosen.configs("smoke"))

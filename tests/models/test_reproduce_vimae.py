@@ -16,7 +16,7 @@ TARGETS = vimae_figure1.Figure1, vimae.MNIST, vimae.Omniglot, vimae.CIFAR10
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_smoke(target, tmp_path):
-    engine.reproduce(target(), "smoke", tmp_path, jobs=1, console=Console(file=io.StringIO()))
+    engine.reproduce(target(), "smoke", tmp_path, jobs=2, console=Console(file=io.StringIO()))
     found = json.loads((tmp_path / "results.json").read_text())
     assert {run["label"] for run in found["runs"].values()} == set(target().configs("paper"))
     assert {claim["verdict"] for claim in found["claims"]} == {"undecided"}  # one seed

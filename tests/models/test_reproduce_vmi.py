@@ -23,7 +23,7 @@ NAMES = ["vmi-joint", "vmi-gaussian"]
 @pytest.mark.parametrize("name", NAMES)
 def test_smoke(name, tmp_path):
     known, quiet = targets.target(name), Console(quiet=True)
-    page = engine.reproduce(known, "smoke", tmp_path, jobs=1, console=quiet)
+    page = engine.reproduce(known, "smoke", tmp_path, jobs=2, console=quiet)
     found = json.loads((tmp_path / "results.json").read_text())
     assert page.is_file() and found["claims"] and found["tables"]
     assert len(found["runs"]) == len(known.configs("smoke"))

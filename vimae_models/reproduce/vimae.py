@@ -49,7 +49,8 @@ class _Robustness(Target):
     seeds: ClassVar = {"smoke": 1, "small": 3, "paper": 3}
 
     def configs(self, scale: str) -> dict[str, runs.Config]:
-        smoke = {"data": "digits", "network": "mlp", "epochs": 2, "width": 0.1, "rotate": False}
+        smoke = {"data": "digits", "images": 400, "network": "mlp", "epochs": 2, "width": 0.1}
+        smoke |= {"rotate": False}
         changes: dict[str, Any] = {"smoke": smoke, "small": self.small, "paper": {}}[scale]
         found = {name: config(f"{name}/{self.data}", **changes) for name in NAMES}
         for name in ("vimae-n", "vimae-l"):

@@ -97,17 +97,18 @@ def aggregate_log_density(
     eq. 5 ("mws") and App. C.2 ("mss").
     """
     z, mean, log_var, size, chosen = _prepare(z, mean, log_var, weighting, dataset_size, backend)
-    return _densities(z, mean, log_var, weighting, size, chosen)
+    densities = _densities("aggregate_log_density", z, mean, log_var, weighting, size, chosen)
+    return AggregateLogDensity(*densities)
 
 
 def _densities(
-    z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, size: int, chosen: str
-) -> AggregateLogDensity:
-    """On the chosen backend, with whatever derivatives are asked for."""
+    called: str, z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, size: int, chosen: str
+) -> tuple[Tensor, Tensor]:
+    """Joint and marginal log densities on the chosen backend; `called` is the public function, for messages."""
     if chosen == "reference":
-        return AggregateLogDensity(*reference.log_density(z, mean, log_var, weighting, size))
-    joint, marginal, *_ = _log_density(z, mean, log_var, weighting, size, chosen)
-    return AggregateLogDensity(joint.to(z.dtype), marginal)
+        return reference.log_density(z, mean, log_var, weighting, size)
+    joint, marginal, *_ = _log_density(z, mean, log_var, called, weighting, size, chosen)
+    return joint.to(z.dtype), marginal
 
 
 def latent_information(
@@ -147,9 +148,8 @@ def latent_information(
     log_var = _of_every_posterior(log_var, mean)
     if group is not None:
         z, mean, log_var = _gathered(z, mean, log_var, group)
-    joint, marginal = aggregate_log_density(
-        z, mean, log_var, weighting=weighting, dataset_size=dataset_size, backend=backend
-    )
+    z, mean, log_var, size, chosen = _prepare(z, mean, log_var, weighting, dataset_size, backend)
+    joint, marginal = _densities("latent_information", z, mean, log_var, weighting, size, chosen)
     joint_entropy, marginal_entropy = -joint.mean(-1), -marginal.mean(-2)
     log_var = log_var.to(joint.dtype)
     # An infinite variance has no entropy: inf - inf is NaN, as for any other bad number.
@@ -291,7 +291,6 @@ def _check(
 _INPUTS = "Tensor z, Tensor mean, Tensor log_var"
 _CONFIG = "str weighting, SymInt dataset_size, str backend"
 
-
 _run = on_backend(__package__, "log_density")
 _run_gradient = on_backend(__package__, "log_density_grad")
 
@@ -303,13 +302,13 @@ def _fake(z: Tensor, *_: Any) -> Any:
 
 class _Refused(Derivative):
     def save(self, ctx: Any, inputs: Any, config: Any, outputs: Any) -> None:
-        pass
+        ctx.called = config[0]
 
     def backward(self, ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(no_second("aggregate_log_density"))
+        raise RuntimeError(no_second(ctx.called))
 
     def jvp(self, ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(no_forward_mode("aggregate_log_density"))
+        raise RuntimeError(no_forward_mode(ctx.called))
 
 
 class _ByGradient(Derivative):
@@ -324,21 +323,21 @@ class _ByGradient(Derivative):
         return _log_density_gradient(*ctx.saved_tensors, g_joint, g_marginal, *ctx.config)
 
     def jvp(self, ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(no_forward_mode("aggregate_log_density"))
+        raise RuntimeError(no_forward_mode(ctx.config[0]))
 
 
 _log_density_gradient = operation(
     f"_aggregate_log_density_grad({_INPUTS}, Tensor joint, Tensor peak, Tensor total, Tensor g_joint, "
-    f"Tensor g_marginal, {_CONFIG}) -> (Tensor, Tensor, Tensor)",
-    _run_gradient,
+    f"Tensor g_marginal, str called, {_CONFIG}) -> (Tensor, Tensor, Tensor)",
+    lambda *args: _run_gradient(*args[:8], *args[9:]),
     lambda z, mean, *_: (z.new_empty(z.shape), z.new_empty(mean.shape), z.new_empty(mean.shape)),
     tensors=8,
     derivative=_Refused(),
 )
 
 _log_density = operation(
-    f"_aggregate_log_density({_INPUTS}, {_CONFIG}) -> (Tensor, Tensor, Tensor, Tensor)",
-    _run,
+    f"_aggregate_log_density({_INPUTS}, str called, {_CONFIG}) -> (Tensor, Tensor, Tensor, Tensor)",
+    lambda z, mean, log_var, called, *config: _run(z, mean, log_var, *config),
     _fake,
     tensors=3,
     derivative=_ByGradient(),

@@ -72,7 +72,7 @@ def gumbel_softmax(
     _checks.generator(generator, logits.device)
     chosen = resolve(backend, logits.device)
     # Compiled code takes no generator, not even None.
-    source = {} if generator is None else {"generator": generator}
+    source: Any = {} if generator is None else {"generator": generator}
     seed = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=logits.device, **source)
     tau = _of_rows(tau, logits, dim) if isinstance(tau, Tensor) else float(tau)
     last = dim in (-1, logits.ndim - 1)
