@@ -156,3 +156,15 @@ def test_compiled_code_follows_the_choice():
     with vk.use_backend("triton"), pytest.raises(Exception, match="cannot run on cpu tensors"):
         compiled(z)
     compiled(z)
+
+
+def test_an_interrupted_look_at_a_backend_decides_nothing(monkeypatch):
+    def interrupted(device_type):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_backend, "_reasons", {})
+    for name in ("_triton_unavailable", "_native.unavailable"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"vimae_kernels._backend.{name}", interrupted)
+            _backend.resolve(None, torch.device("cpu"))
+    assert _backend.resolve(None, torch.device("cpu")) in ("native", "reference")

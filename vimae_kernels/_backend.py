@@ -106,11 +106,12 @@ def unavailable(backend: Backend, device_type: str) -> str | None:
     """Why `backend` cannot run on tensors of this device type, or None if it can."""
     key = backend, device_type
     if key not in _reasons:
-        _reasons[key] = None
+        reason = None
         if backend == "native":
-            _reasons[key] = _native.unavailable(device_type)
+            reason = _native.unavailable(device_type)
         elif backend == "triton":
-            _reasons[key] = _triton_unavailable(device_type)
+            reason = _triton_unavailable(device_type)
+        _reasons[key] = reason
     return _reasons[key]
 
 

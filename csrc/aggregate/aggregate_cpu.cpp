@@ -49,7 +49,8 @@ struct Posteriors {
 
   template <class Call>
   void pack(const Call& a, std::int64_t b, Team team) const {
-    for (std::int64_t q = team.rank; q < panels; q += team.size) {
+    for (std::int64_t q = team.rank; q < panels && !team.stopped(double(8 * P * a.d));
+         q += team.size) {
       const std::int64_t columns = std::min<std::int64_t>(P, count - q * P);
       for (std::int64_t j = columns; j < P; ++j) {
         for (std::int64_t k = 0; k < a.d; ++k) {
@@ -299,7 +300,8 @@ struct Backward {
   }
 
   void pack(std::int64_t b, Team team) const {
-    for (std::int64_t p = team.rank; p < panels; p += team.size) {
+    for (std::int64_t p = team.rank; p < panels && !team.stopped(double(8 * P * a.d));
+         p += team.size) {
       const std::int64_t count = std::min<std::int64_t>(P, a.n - p * P), first = b * a.n + p * P;
       for (std::int64_t i = 0; i < count; ++i) {
         const T* from = a.z + b * a.z_batch_stride + (p * P + i) * a.d;
@@ -314,18 +316,21 @@ struct Backward {
       }
       std::fill_n(dz + p * a.d * P, a.d * P, 0.0);
     }
-    for (std::int64_t q = team.rank; q < posteriors.panels; q += team.size) {
+    for (std::int64_t q = team.rank; q < posteriors.panels && !team.stopped(double(8 * P * a.d));
+         q += team.size) {
       std::fill_n(dmean + q * a.d * P, a.d * P, 0.0);
       std::fill_n(dlog_var + q * a.d * P, a.d * P, 0.0);
     }
   }
 
   void unpack(std::int64_t b, Team team) const {
-    for (std::int64_t p = team.rank; p < panels; p += team.size)
+    for (std::int64_t p = team.rank; p < panels && !team.stopped(double(8 * P * a.d));
+         p += team.size)
       for (std::int64_t i = p * P; i < std::min(a.n, (p + 1) * P); ++i)
         for (std::int64_t k = 0; k < a.d; ++k)
           a.dz[(b * a.n + i) * a.d + k] = T(-2 * kLn2 * dz[(p * a.d + k) * P + i % P]);
-    for (std::int64_t q = team.rank; q < posteriors.panels; q += team.size)
+    for (std::int64_t q = team.rank; q < posteriors.panels && !team.stopped(double(8 * P * a.d));
+         q += team.size)
       for (std::int64_t j = q * P; j < std::min(a.B, (q + 1) * P); ++j)
         for (std::int64_t k = 0; k < a.d; ++k) {
           const std::int64_t from = (q * a.d + k) * P + j % P, to = (b * a.B + j) * a.d + k;

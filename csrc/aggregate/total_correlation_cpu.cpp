@@ -154,7 +154,7 @@ struct Total {
     const T* means = a.mean + b * a.mean_batch_stride;
     const T* log_vars = a.log_var + b * a.log_var_batch_stride;
     double part[V];
-    for (std::int64_t k = team.rank; k < a.d; k += team.size) {
+    for (std::int64_t k = team.rank; k < a.d && !team.stopped(double(8 * a.B)); k += team.size) {
       T *m = mean + k * stride, *s = scale + k * stride, *h = height + k * stride;
       T lowest = std::numeric_limits<T>::infinity();
       for (std::int64_t j = 0; j < a.B; ++j) {
@@ -175,7 +175,9 @@ struct Total {
       }
       for (std::int64_t j = a.B; j < vectors * V; ++j) s[j] = 0, h[j] = T(kNothing);
     }
-    for (std::int64_t j = a.B * team.rank / team.size; j < a.B * (team.rank + 1) / team.size; ++j) {
+    const std::int64_t last = a.B * (team.rank + 1) / team.size;
+    for (std::int64_t j = a.B * team.rank / team.size; j < last && !team.stopped(double(a.d));
+         ++j) {
       double sum = 0;
       for (std::int64_t k = 0; k < a.d; ++k) sum += double(log_vars[j * a.d + k]);
       tallest[j] = defined(-0.5 * (double(a.d) * kLog2TwoPi + kLog2E * sum));
@@ -185,7 +187,7 @@ struct Total {
 
   void unpack(std::int64_t b, Team team) const {
     const std::int64_t begin = a.B * team.rank / team.size, end = a.B * (team.rank + 1) / team.size;
-    for (std::int64_t k = 0; k < a.d; ++k)
+    for (std::int64_t k = 0; k < a.d && !team.stopped(double(8 * a.B)); ++k)
       for (std::int64_t j = begin; j < end; ++j) {
         const std::int64_t at = k * stride + j, to = (b * a.B + j) * a.d + k;
         double m = 0, v = 0;

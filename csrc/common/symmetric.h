@@ -87,7 +87,7 @@ struct Symmetric {
   Total meet(const T* from_z, const T* from_score, Team team) const {
     for (int i = 0; team.rank == 0 && i < n_scales; ++i) terms[i] = term_of<T>(family, scales[i]);
     double finite = 0;
-    for (std::int64_t q = team.rank; q < panels; q += team.size) {
+    for (std::int64_t q = team.rank; q < panels && !team.stopped(double(P * d)); q += team.size) {
       const std::int64_t count = std::min<std::int64_t>(P, n - q * P), at = q * d * P;
       finite += pack_panel(from_z + at, count, d, z + at);
       if (Rule::kScore) finite += pack_panel(from_score + at, count, d, score + at);
@@ -122,7 +122,7 @@ struct Symmetric {
   // Calls visit(i, k, where coordinate k of point i lies) for this thread's share of the points.
   template <class Visit>
   void each_coordinate(Team team, Visit visit) const {
-    for (std::int64_t q = team.rank; q < panels; q += team.size)
+    for (std::int64_t q = team.rank; q < panels && !team.stopped(double(P * d)); q += team.size)
       for (std::int64_t i = q * P; i < std::min(n, (q + 1) * P); ++i)
         for (std::int64_t k = 0; k < d; ++k) visit(i, k, (q * d + k) * P + i % P);
   }

@@ -287,7 +287,8 @@ struct Problem {
 
   double pack(const Points<T>& p, Team team) const {
     double finite = 0;
-    for (std::int64_t q = team.rank; q < p.panels; q += team.size) {
+    for (std::int64_t q = team.rank; q < p.panels && !team.stopped(double(P * a.d));
+         q += team.size) {
       const std::int64_t count = std::min<std::int64_t>(P, p.count - q * P), base = q * a.d * P;
       for (int v = 0; v < (Hessian ? 2 : 1); ++v)
         finite += pack_panel((v ? p.direction : p.source) + q * P * a.d, count, a.d,
@@ -298,7 +299,7 @@ struct Problem {
   }
 
   void unpack(const Points<T>& p, T* to, Team team) const {
-    for (std::int64_t q = team.rank; q < p.panels; q += team.size)
+    for (std::int64_t q = team.rank; q < p.panels && !team.stopped(double(P * a.d)); q += team.size)
       for (std::int64_t i = q * P; i < std::min(p.count, (q + 1) * P); ++i)
         for (std::int64_t k = 0; k < a.d; ++k)
           to[i * a.d + k] = T(p.gradient[(q * a.d + k) * P + i % P]);

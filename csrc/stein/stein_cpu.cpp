@@ -60,12 +60,12 @@ struct Products {
   // that |x|^2 is, or NaN where a coordinate is not finite.
   double take(const T* z, const T* score, double c, Team team) const {
     std::fill_n(mean, d, 0.0);
-    for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t i = 0; i < n && !team.stopped(double(d)); ++i)
       for (std::int64_t k = 0; k < d; ++k) mean[k] += double(z[i * d + k]);
     for (std::int64_t k = 0; k < d; ++k) mean[k] = double(T(mean[k] / double(n)));
     const double unit = std::sqrt(2 * kLog2E / c);
     double finite = 0, most = 0;
-    for (std::int64_t q = team.rank; q < panels; q += team.size) {
+    for (std::int64_t q = team.rank; q < panels && !team.stopped(double(P * d)); q += team.size) {
       const std::int64_t at = q * d * P;
       finite += pack_panel(z + at, count(q), d, x + at);
       if (score) finite += pack_panel(score + at, count(q), d, p + at);
@@ -128,7 +128,7 @@ struct Products {
   // Writes this thread's share of phi. It overwrites x.
   void finish(const T* z, const T* score, double c, T* phi, Team team) const {
     const double unit = double(T(std::sqrt(2 * kLog2E / c))), pull = 2 / c, share = 1 / double(n);
-    for (std::int64_t q = team.rank; q < panels; q += team.size) {
+    for (std::int64_t q = team.rank; q < panels && !team.stopped(double(P * d)); q += team.size) {
       const double* mass = masses + q * 2 * P;
       for (std::int64_t k = 0; k < d; ++k) {
         const std::int64_t at = (q * d + k) * P;
