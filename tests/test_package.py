@@ -21,7 +21,7 @@ print("ok")
 """
 WAYS = {
     "forgotten": "for name in [n for n in sys.modules if n.startswith('vimae_kernels')]: del sys.modules[name]",
-    "reloaded": "for name in sorted(n for n in sys.modules if n.startswith('vimae_kernels') and n.count('.') < 3 "
+    "reloaded": "for name in sorted(n for n in sys.modules if n.startswith('vimae_kernels') "
     "and not n.endswith('_C')): importlib.reload(sys.modules[name])",
 }
 

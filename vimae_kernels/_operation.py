@@ -39,6 +39,8 @@ def _library() -> tuple[str, torch.library.Library]:
 
 
 _NAMESPACE, _LIBRARY = _library()
+# A module that is loaded again keeps its globals: what older functions refer to must not go.
+_LIBRARIES = [*globals().get("_LIBRARIES", []), _LIBRARY]
 
 
 def implementation(package: str | None, backend: str) -> ModuleType:
