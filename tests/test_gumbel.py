@@ -466,10 +466,9 @@ def test_operations_pass_opcheck():
     number, tau, none = torch.tensor([0.7]).double(), torch.rand(2, 9) + 0.5, torch.empty(0)
     y = op.sample(x, seed, 0.7, False, "native")
     for temperature in ((None, number), (tau, none.double())):
-        for hard in (False, True):
-            arguments = (x.clone().requires_grad_(), seed, *temperature, hard, "native")
-            torch.library.opcheck(op._sample.dispatched, arguments)
-            torch.library.opcheck(op._with_soft.dispatched, arguments)
+        arguments = (x.clone().requires_grad_(), seed, *temperature, "native")
+        for operation in (op._soft, op._hard, op._soft_and_hard):
+            torch.library.opcheck(operation.dispatched, arguments)
         arguments = (y, x, temperature[0], None, temperature[1], "native")
         torch.library.opcheck(op._softmax_gradient.dispatched, arguments)
 

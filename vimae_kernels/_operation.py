@@ -59,22 +59,25 @@ def on_backend(package: str | None, function: str) -> Run:
 
 def plain(*tensors: Tensor | None) -> bool:
     """Nothing traces, wraps or watches."""
-    return (
-        not torch.compiler.is_compiling()
-        and all(
-            t is None
-            or type(t) in (Tensor, torch.nn.Parameter)
-            and not (t.is_neg() or t._is_zerotensor())
-            and not torch._C._functorch.is_legacy_batchedtensor(t)
+    if (
+        torch.compiler.is_compiling()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state() is not None
+    ):
+        return False
+    for t in tensors:
+        if t is not None and (
+            type(t) not in (Tensor, torch.nn.Parameter)
+            or t.is_neg()
+            or t._is_zerotensor()
+            or torch._C._functorch.is_legacy_batchedtensor(t)
             # One that a transform left behind: the dispatcher knows what is in it.
-            and not torch._C._functorch.is_functorch_wrapped_tensor(t)
-            for t in tensors
-        )
-        and torch.autograd.forward_ad._current_level < 0
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._get_tracing_state() is None
-    )
+            or torch._C._functorch.is_functorch_wrapped_tensor(t)
+        ):
+            return False
+    return True
 
 
 class Derivative:
@@ -104,6 +107,7 @@ def operation(
     tensors: int,
     derivative: Derivative | None = None,
     differentiated: Run | None = None,
+    eager: Run | None = None,
     refused: Sequence[int] = (),
     refusal: str = "",
     vmap: Run | None = None,
@@ -118,6 +122,7 @@ def operation(
         tensors: how many of the first arguments are data; they, and no others, may be mapped over.
         derivative: how it is differentiated.
         differentiated: what is called in its place where it is differentiated, instead of a derivative.
+        eager: the same for eager calls that nothing watches, where microseconds count.
         refused: inputs in which the derivative is not defined; `refusal` is what is raised if somebody needs it.
         vmap: its rule, where the mapped dimension does not simply lead all data and results.
     """
@@ -152,11 +157,9 @@ def operation(
             return dispatched(*args)
 
     def differentiate(run: Run, *args: Any) -> Any:
-        if differentiated is not None:
-            return differentiated(*args)
-        # At the level of one transform; the dispatcher sees to the others.
-        with enable_single_level_autograd_function():
-            return node.apply(run, *map(refuse, itertools.count(), args))
+        if refused:
+            args = (*map(refuse, itertools.count(), args),)
+        return node.apply(run, *args)
 
     def refuse(i: int, x: Any) -> Any:
         if i not in refused or x is None:
@@ -169,27 +172,36 @@ def operation(
 
         def autograd(*args: Any) -> Any:
             if any(_is_differentiated(t) for t in args[:tensors]):
-                return differentiate(below, *args)
+                if differentiated is not None:
+                    return differentiated(*args)
+                # At the level of one transform; the dispatcher sees to the others.
+                with enable_single_level_autograd_function():
+                    return differentiate(below, *args)
             with torch._C._AutoDispatchBelowAutograd():
                 return dispatched(*args)
 
         _LIBRARY.impl(name, autograd, "Autograd")
 
+    if eager is None:
+        eager = differentiated
+    if eager is None and derivative is not None:
+
+        def eager(*args: Any) -> Any:
+            return differentiate(kernel, *args)
+
     def call(*args: Any) -> Any:
         data = args[:tensors]
         if plain(*data):
-            if (
-                torch.is_grad_enabled()
-                and any(t is not None and t.requires_grad for t in data)
-                and (derivative is not None or differentiated is not None)
-            ):
-                return differentiate(kernel, *args)
+            if eager is not None and torch.is_grad_enabled():
+                for t in data:
+                    if t is not None and t.requires_grad:
+                        return eager(*args)
             return kernel(*args)
         if numbers is not None and not isinstance(args[numbers], Tensor):
             args = (*args[:numbers], as_tensor(args[numbers]), *args[numbers + 1 :])
         return dispatched(*args)
 
-    call.dispatched = dispatched  # type: ignore[attr-defined]
+    call.dispatched, call.eager = dispatched, eager  # type: ignore[attr-defined]
     return call
 
 
@@ -425,6 +437,27 @@ def saved_gradient(
         derivative=WithGradient(),
     )
 
+    class Eager(_SingleLevelFunction):
+        """Of the three operations what an eager call needs."""
+
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            inputs, ctx.config = args[:count], args[count:]
+            need = ctx.needs_input_grad[:count]
+            value, *gradients = run_with_gradient(*inputs, need, *ctx.config)
+            ctx.save_for_backward(*inputs, *gradients)
+            return value
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            if torch.is_grad_enabled():  # create_graph
+                gradients = scaled(*ctx.saved_tensors, g, *ctx.config)
+            else:
+                gradients = run_scaled(*ctx.saved_tensors, g)
+            return *(None if t.ndim == 1 else t for t in gradients), *[None] * len(ctx.config)
+
+    Eager = type(Eager)(f"_{name}", (Eager,), {})  # type: ignore[assignment, misc]
+
     def differentiated(*args: Any) -> Any:
         need = [t is not None and _is_differentiated(t) for t in args[:count]]
         return with_gradient(*args[:count], need, *args[count:])[0]
@@ -435,6 +468,7 @@ def saved_gradient(
         fake,
         tensors=count,
         differentiated=differentiated,
+        eager=Eager.apply,  # type: ignore[attr-defined]
     )
     value.with_gradient, value.scaled = with_gradient, scaled  # type: ignore[attr-defined]
     return value

@@ -159,13 +159,14 @@ def sample(logits: Tensor, seed: Tensor, tau: float | Tensor, hard: bool, backen
     if backend == "reference":
         return reference.gumbel_softmax(logits, seed, tau, hard)
     temperature = (None, (tau,)) if isinstance(tau, float) else (tau, ())
-    return _sample(logits, seed, *temperature, hard, backend).to(logits.dtype)  # type: ignore[no-any-return]
+    run = _hard if hard else _soft
+    return run(logits, seed, *temperature, backend).to(logits.dtype)  # type: ignore[no-any-return]
 
 
 # The operations, shared by the backends: logits (..., K), a seed for each entry of its first dimensions, and the
 # temperature as a tensor or as the only one of `numbers`. Soft samples are in the accumulator's dtype.
 
-_ARGUMENTS = "Tensor logits, Tensor seed, Tensor? tau, float[] numbers, bool hard, str backend"
+_ARGUMENTS = "Tensor logits, Tensor seed, Tensor? tau, float[] numbers, str backend"
 
 
 def _temperature(logits: Tensor, tau: Tensor | None, numbers: tuple[float, ...]) -> float | Tensor:
@@ -178,19 +179,10 @@ def _temperature(logits: Tensor, tau: Tensor | None, numbers: tuple[float, ...])
     return tau.reshape(*tau.shape, *[1] * (len(rows) - tau.ndim)).expand(rows).contiguous()
 
 
-def _run(
-    logits: Tensor, seed: Tensor, tau: Tensor | None, numbers: Any, hard: bool, backend: str
-) -> Tensor:
+def _run(hard: bool, need_soft: bool, *arguments: Any) -> Any:
+    logits, seed, tau, numbers, backend = arguments
     run = implementation(__package__, backend).gumbel_softmax
-    soft, one_hot = run(logits, seed, _temperature(logits, tau, numbers), hard, not hard)
-    return one_hot if hard else soft  # type: ignore[no-any-return]
-
-
-def _run_both(
-    logits: Tensor, seed: Tensor, tau: Tensor | None, numbers: Any, hard: bool, backend: str
-) -> Any:
-    run = implementation(__package__, backend).gumbel_softmax
-    return run(logits, seed, _temperature(logits, tau, numbers), hard, True)
+    return run(logits, seed, _temperature(logits, tau, numbers), hard, need_soft)
 
 
 def _run_gradient(
@@ -226,27 +218,25 @@ class _FromTheSample(Derivative):
 
     def save(self, ctx: Any, inputs: Any, config: Any, outputs: Any) -> None:
         logits, _, tau = inputs
-        soft, one_hot = outputs
-        ctx.numbers, hard, ctx.backend = config
-        ctx.dtype, ctx.hard = logits.dtype, hard
+        soft = outputs[0] if isinstance(outputs, tuple) else outputs
+        ctx.numbers, ctx.backend = config
+        ctx.dtype, ctx.both = logits.dtype, isinstance(outputs, tuple)
         ctx.set_materialize_grads(False)
-        if not hard:
-            ctx.mark_non_differentiable(one_hot)
         # A compiled backward that did not take them would hide from a second derivative that it depends on them.
         source = logits if torch._C._len_torch_dispatch_stack() else None
         ctx.save_for_backward(soft, tau, source)
         ctx.save_for_forward(soft, tau, source)
 
-    def backward(self, ctx: Any, g: Tensor | None, g_one_hot: Tensor | None) -> Any:
+    def backward(self, ctx: Any, *gradients: Tensor | None) -> Any:
         soft, tau, source = ctx.saved_tensors
-        given = [t.to(soft.dtype) for t in (g, g_one_hot) if t is not None]
+        given = [t.to(soft.dtype) for t in gradients if t is not None]
         if not given:
             return None, None, None
-        total = given[0] if len(given) == 1 else given[0] + given[1]
-        of_logits = self.along(ctx, soft, total, tau, source).to(ctx.dtype)
+        g = given[0] if len(given) == 1 else given[0] + given[1]
+        of_logits = self.along(ctx, soft, g, tau, source).to(ctx.dtype)
         if tau is None:
             return of_logits, None, None
-        of_tau = (total * self.of_tau(ctx, soft, tau, source)).sum(-1)
+        of_tau = (g * self.of_tau(ctx, soft, tau, source)).sum(-1)
         return of_logits, None, of_tau.sum() if tau.ndim == 0 else of_tau
 
     def jvp(self, ctx: Any, saved: Any, v: Tensor | None, _: Any, v_tau: Tensor | None) -> Any:
@@ -257,7 +247,7 @@ class _FromTheSample(Derivative):
         if v_tau is not None:
             weight = v_tau.unsqueeze(-1) if v_tau.ndim else v_tau
             tangent = tangent + weight * self.of_tau(ctx, soft, tau, source)
-        return tangent, tangent.to(ctx.dtype) if ctx.hard else None
+        return (tangent, tangent.to(ctx.dtype)) if ctx.both else tangent
 
     def along(self, ctx: Any, soft: Tensor, g: Tensor, *sources: Tensor | None) -> Tensor:
         return _softmax_gradient(soft, g, *sources, ctx.numbers, ctx.backend)  # type: ignore[no-any-return]
@@ -268,29 +258,30 @@ class _FromTheSample(Derivative):
         return -self.along(ctx, soft, log, *sources)
 
 
-_with_soft = operation(
-    f"_gumbel_softmax_with_soft({_ARGUMENTS}) -> (Tensor, Tensor)",
-    _run_both,
-    lambda logits, seed, tau, numbers, hard, backend: (
+_soft = operation(
+    f"_gumbel_softmax({_ARGUMENTS}) -> Tensor",
+    lambda *arguments: _run(False, True, *arguments)[0],
+    lambda logits, *_: logits.new_empty(logits.shape, dtype=accumulator(logits)),
+    tensors=3,
+    derivative=_FromTheSample(),
+)
+
+_soft_and_hard = operation(
+    f"_gumbel_softmax_both({_ARGUMENTS}) -> (Tensor, Tensor)",
+    lambda *arguments: _run(True, True, *arguments),
+    lambda logits, *_: (
         logits.new_empty(logits.shape, dtype=accumulator(logits)),
-        logits.new_empty(logits.shape if hard else (0,)),
+        logits.new_empty(logits.shape),
     ),
     tensors=3,
     derivative=_FromTheSample(),
 )
 
-
-def _differentiated(*arguments: Any) -> Tensor:
-    soft, one_hot = _with_soft(*arguments)
-    return one_hot if arguments[4] else soft  # type: ignore[no-any-return]
-
-
-_sample = operation(
-    f"_gumbel_softmax({_ARGUMENTS}) -> Tensor",
-    _run,
-    lambda logits, seed, tau, numbers, hard, backend: logits.new_empty(
-        logits.shape, dtype=logits.dtype if hard else accumulator(logits)
-    ),
+_hard = operation(
+    f"_gumbel_softmax_hard({_ARGUMENTS}) -> Tensor",
+    lambda *arguments: _run(True, False, *arguments)[1],
+    lambda logits, *_: logits.new_empty(logits.shape),
     tensors=3,
-    differentiated=_differentiated,
+    differentiated=lambda *arguments: _soft_and_hard(*arguments)[1],
+    eager=lambda *arguments: _soft_and_hard.eager(*arguments)[1],  # type: ignore[attr-defined]
 )
