@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ... import _native
+from ..._units import scale_free
 
 
+@scale_free(1, returns=None)
 def permuted_mmd(
     x: Tensor, labels: Tensor, centre: Tensor, n: int, family: str, scales: list[float]
 ) -> Tensor:

@@ -13,7 +13,7 @@ from ..._autograd import accumulator, implementation, lead, plain
 from ..._backend import Backend, resolve
 from ..._library import register
 from ...kernels import RBF, Kernel, resolve_kernel
-from ..median.op import median_distance
+from ..median.op import median_unit
 from ..mmd.reference import kernel_matrix
 from . import native_impl, reference
 
@@ -94,8 +94,7 @@ def mmd_test(
     scales: tuple[float, ...]
     if isinstance(k, RBF) and k.bandwidth == "median":
         # A bandwidth per batch entry that no host ever sees, as in mmd.
-        unit = median_distance(pooled, chosen)[..., None, None]
-        pooled, scales = (pooled - pooled.mean(-2, keepdim=True)) / unit, (2.0,)
+        pooled, scales = median_unit(pooled, chosen).measure(pooled), (2.0,)
     else:
         scales = k.scales(pooled.shape[-1])
 

@@ -32,6 +32,7 @@ from ..._pairs_triton import (
     value_unit,
 )
 from ..._triton import Launch, Loop, Shipped, on_device_of
+from ..._units import scale_free
 from ..mmd.triton_impl import _pack, _scale_arguments
 
 
@@ -193,6 +194,7 @@ def shipped() -> Iterator[Shipped]:
                 )
 
 
+@scale_free(1, returns=None)
 def permuted_mmd(
     x: Tensor, labels: Tensor, centre: Tensor, n: int, family: str, scales: list[float]
 ) -> Tensor:

@@ -52,6 +52,7 @@ from ..._pairs_triton import (
     value_unit,
 )
 from ..._triton import Launch, Loop, Shipped, on_device_of
+from ..._units import scale_free
 from ..mmd.triton_impl import (
     _FINISH_BLOCK,
     _FINISH_OPTIONS,
@@ -626,6 +627,7 @@ def _loops(
     return (around, distances, pull_on) if pull else (around, distances)
 
 
+@scale_free(1, -1, returns=1)
 def stein_gradient(z: Tensor, score: Tensor | None, family: str, scales: list[float]) -> Tensor:
     """The Stein gradient (..., n, d) of z (..., n, d); without a score, that of the standard normal."""
     return sums(z, score, family, scales, False, value=False, pull=True)[1]
