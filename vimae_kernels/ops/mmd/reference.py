@@ -35,8 +35,9 @@ def _mean_within(x: Tensor, family: str, scales: tuple[float, ...], unbiased: bo
 
 
 def off_diagonal(k: Tensor) -> Tensor:
-    """k with zeros on its diagonal, which taken off a sum would leave the sum's rounding."""
-    return k.masked_fill(torch.eye(k.shape[-1], dtype=torch.bool, device=k.device), 0.0)
+    """k with zeros on its diagonal, which taken off a sum would leave the sum's rounding; NaN stays NaN."""
+    diagonal = torch.eye(k.shape[-1], dtype=torch.bool, device=k.device)
+    return torch.where(diagonal, k - k, k)
 
 
 def kernel_matrix(x: Tensor, y: Tensor, family: str, scales: tuple[float, ...]) -> Tensor:

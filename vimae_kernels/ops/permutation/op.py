@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ from ..._backend import Backend, resolve
 from ..._library import register
 from ...kernels import RBF, Kernel, resolve_kernel
 from ..median.op import median_unit
-from ..mmd.reference import kernel_matrix
 from . import native_impl, reference
 
 COLUMNS = 32  # labellings come in multiples of it
@@ -46,7 +46,7 @@ def mmd_test(
         p = (k + 1) / (P + 1)
 
     is a valid p-value: P(p <= alpha) <= alpha for every alpha, sample size and kernel. Divisions whose
-    statistic is equal up to rounding count as at or above. All kernel values are made once, in one pass
+    statistic is equal up to rounding, relative to what it is summed from, count as at or above. All kernel values are made once, in one pass
     over the pairs; memory is O((n + m) (d + P)), of which the labels take (n + m) P / 8 bytes.
 
     Args:
@@ -98,22 +98,50 @@ def mmd_test(
     else:
         scales = k.scales(pooled.shape[-1])
 
-    labels = _draw(permutations, n, size, generator, pooled.device, chosen)
+    order = None
+    if chosen != "reference" and pooled.device.type != "cpu":
+        # In one piece each, the samples would be summed up and rounded as no random division is.
+        order = _mixed(size, pooled.device)
+        pooled = pooled[..., order, :]
+    labels = _draw(permutations, n, size, generator, pooled.device, chosen, order)
+    centre, deviation = _centre(pooled, k.family, scales)
     if chosen == "reference":
         values = reference.permuted_mmd(pooled, unpack(labels, size), k.family, scales)
     else:
-        # About the mean kernel: the sums that follow are small, and so is their rounding.
-        centre = kernel_matrix(pooled[..., :16, :], pooled[..., -16:, :], k.family, scales)
         run = _permuted_mmd_impl if plain(pooled, labels) else _permuted_mmd
-        values = run(pooled, labels, centre.mean((-1, -2)), n, k.family, scales, chosen)
+        values = run(pooled, labels, centre, n, k.family, scales, chosen)
     observed = values[..., :1]
-    # Two ways to the same sum differ by rounding: ties of data that repeat themselves are ties.
-    rounding = torch.finfo(dtype).eps / min(n, size - n) + torch.finfo(torch.float64).eps
-    tie = 16 * len(scales) * rounding
+    # Two ways to the same sum differ by rounding, and ties of data that repeat themselves are ties. Rounding is
+    # relative to what was summed, of which there is at least what makes the statistic vary.
+    eps = torch.finfo(dtype).eps
+    spread = values[..., 1 : permutations + 1].square().mean(-1, keepdim=True).sqrt()
+    summed = deviation[..., None] * (1 / n + 1 / (size - n))
+    tie = math.sqrt(eps) * spread + 128 * eps * summed
     count = (values[..., 1 : permutations + 1] >= observed - tie).sum(-1)
     statistic = observed[..., 0]
     p = torch.where(statistic.isnan(), statistic, (count + 1) / (permutations + 1))
     return TwoSampleTest(statistic.to(dtype), p.to(dtype))
+
+
+def _mixed(size: int, device: torch.device) -> Tensor:
+    """An order of so many points in which neighbours come from everywhere: by the multiples of the golden ratio."""
+    places = torch.arange(size, device=device, dtype=torch.float64) * ((math.sqrt(5) - 1) / 2)
+    return places.frac().argsort()
+
+
+def _centre(x: Tensor, family: str, scales: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """About the mean kernel, for the sums that follow to be small, and how far kernels are from it.
+
+    A negative mean is that of k - len(scales), which keeps the digits of kernels that are nearly 1. Of a few points.
+    """
+    places = torch.linspace(0, x.shape[-2] - 1, 64, device=x.device).long()
+    few = x[..., places[::2], :].double(), x[..., places[1::2], :].double()
+    less = reference.less_one(*few, family, scales)
+    mean = less.mean((-1, -2))
+    deviation = (less - mean[..., None, None]).square().mean((-1, -2)).sqrt()
+    of_sum = reference.kernel_matrix(*few, family, scales).mean((-1, -2))
+    near = (mean > -len(scales) / 2) & (mean < -torch.finfo(x.dtype).tiny)
+    return mean.where(near, of_sum).to(x.dtype), deviation
 
 
 # Labels are bits: label j of a column is bit j % 32 of word j // 32, in int32 (words, columns). Column 0
@@ -127,7 +155,9 @@ def _draw(
     generator: torch.Generator | None,
     device: torch.device,
     backend: str,
+    order: Tensor | None = None,
 ) -> Tensor:
+    """Labels of points in the order given; None is that of the samples, z first."""
     columns = -(-(permutations + 1) // COLUMNS) * COLUMNS
     if backend == "native" and device.type == "cpu":
         seeds = torch.randint(
@@ -136,13 +166,16 @@ def _draw(
         run = _draw_labels_impl if plain(seeds) else _draw_labels
         return run(seeds, size, n, columns)  # type: ignore[no-any-return]
     identity = torch.arange(size, device=device) < n
+    if order is not None:
+        identity = identity[order]
     packed = [pack(identity[None])]
     at_once = max(1, BLOCK // size)
     for done in range(0, permutations, at_once):
         count = min(at_once, permutations - done)
         # The ranks of random numbers are a random permutation; ties, if any, are broken by position.
         u = torch.rand(count, size, device=device, generator=generator)
-        packed.append(pack(u.argsort(-1) < n))
+        first = u.argsort(-1) < n
+        packed.append(pack(first if order is None else first[:, order]))
     labels = torch.cat(packed, -1)
     return torch.nn.functional.pad(labels, (0, columns - labels.shape[-1]))
 

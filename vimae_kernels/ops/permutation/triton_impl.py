@@ -7,7 +7,8 @@ one of two numbers, plus what does not depend on it: `weights`, as in csrc/permu
 program adds to sums of its own in memory, in float64; the sums of all programs are added in the end.
 
 Labels are +-1, which half precision holds exactly, and a float32 kernel value is two of them: high + low
-to 2^-22 of itself or 2^-25, whichever is more. So the product is two on tensor cores that add in float32.
+to 2^-22 of itself or 2^-38 of the largest in its tile, whichever is more: a power of two makes that nearly the
+largest number in half precision. So the product is two on tensor cores that add in float32.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from ..._pairs_triton import (
     padded,
     product,
     quads,
+    reciprocal,
+    scale,
     start_of,
     value_unit,
 )
@@ -61,6 +64,31 @@ def _signs(labels, first, words, columns, cs, POINTS: tl.constexpr, PERMUTATIONS
     places = first % 32 + tl.arange(0, POINTS // WORDS)
     ones = (bits[:, None, :] >> places[None, :, None]) & 1
     return tl.reshape(ones, (POINTS, PERMUTATIONS)) * 2 - 1
+
+
+@triton.jit
+def _expm1(x, DOUBLE: tl.constexpr):
+    """e^x - 1 for x <= 0, to a few roundings of itself."""
+    DEGREE: tl.constexpr = 15 if DOUBLE else 8
+    near = tl.maximum(x, -0.5)
+    p = near * 0.0 + 1.0
+    for i in tl.static_range(DEGREE - 1):
+        p = tl.fma(near * p, 1.0 / (DEGREE - i), 1.0)
+    return tl.where(x < -0.5, tl.exp(x) - 1.0, near * p)
+
+
+@triton.jit
+def _less_one(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
+    """The sum of k - 1 over the kernels, to the rounding of itself."""
+    total = s * 0.0
+    for i in tl.static_range(SCALES):
+        c = scale(scales, i, DOUBLE)
+        if IMQ:
+            far = tl.minimum(s, 1e37)
+            total -= far * reciprocal(far + c, DOUBLE)
+        else:
+            total += _expm1(s * (-1.0 / c), DOUBLE)
+    return total
 
 
 @triton.jit(do_not_specialize=["N", "d", "words", "columns", "programs", "label_stride"])
@@ -101,13 +129,16 @@ def _tiles_kernel(
         others = q * TILE + tl.arange(0, TILE)
         # The layout that the product below wants would spread the points of a thread, at a load for each.
         s, _ = distances(
-            x, p * TILE, padded(N), x, q * TILE, padded(N), d, start_of(scales, IMQ, DOUBLE),
-            False, DOUBLE, BLOCK, BLOCK, SIDE, SIDE,
+            x, p * TILE, padded(N), x, q * TILE, padded(N), d, 0.0, False, DOUBLE, BLOCK, BLOCK, SIDE, SIDE,
         )  # fmt: skip
         s = tl.reshape(tl.permute(s, (0, 2, 1, 3)), (TILE, TILE))
-        v, _a, _b = kernel(s, scales, SCALES, IMQ, DOUBLE)
+        if about < 0.0:
+            v = _less_one(s, scales, SCALES, IMQ, DOUBLE)
+        else:
+            v, _a, _b = kernel(s + start_of(scales, IMQ, DOUBLE), scales, SCALES, IMQ, DOUBLE)
+            v = v * unit
         pair = (rows[:, None] < others[None, :]) & (others < N)[None, :]
-        v = tl.where(pair, v * unit - about, 0.0)
+        v = tl.where(pair, v - about, 0.0)
         row_sums = tl.sum(v, 1)
         total += tl.sum(row_sums).to(tl.float64)
         row_sums = (row_sums * shift)[:, None]
@@ -115,6 +146,11 @@ def _tiles_kernel(
             v = tl.permute(tl.reshape(v, (BLOCK, SIDE, BLOCK, SIDE)), (0, 2, 1, 3))
             pieces = column_pieces(v)
         else:
+            # The power of two that makes the largest 2^14 ... 2^15, and its reciprocal, by their exponents.
+            exponent = tl.max(tl.abs(v)).to(tl.int32, bitcast=True) & 0x7F800000
+            exponent = tl.minimum(tl.maximum(exponent, 0x0F000000), 0x7E000000)
+            v *= (0x7F000000 + (14 << 23) - exponent).to(FLOAT, bitcast=True)
+            back = (exponent - (14 << 23)).to(FLOAT, bitcast=True)
             high = v.to(tl.float16)
             low = (v - high.to(FLOAT)).to(tl.float16)
         for c in range(0, columns, PERMUTATIONS):
@@ -130,7 +166,7 @@ def _tiles_kernel(
                 signs = _signs(labels, q * TILE, words, columns, cs, TILE, PERMUTATIONS)
                 signs = signs.to(tl.float16)
                 y = tl.dot(low, signs, out_dtype=FLOAT)
-                y = tl.dot(high, signs, y, out_dtype=FLOAT)
+                y = tl.dot(high, signs, y, out_dtype=FLOAT) * back
             own = _signs(labels, p * TILE, words, columns, cs, TILE, PERMUTATIONS).to(FLOAT)
             form = tl.sum((y + row_sums) * (own + shift), 0)
             before = tl.load(forms + cs, mask=cs < columns, other=0.0)
