@@ -41,7 +41,9 @@ def median_unit(x: Tensor, backend: str) -> Unit:
     powers = _powers(x)
     x = x * powers[0] * powers[1]
     median = _of(x, backend)[..., None, None]
-    return Unit(powers, x.mean(-2, keepdim=True), median.where(median != 0, torch.inf))
+    # Not the mean: about that, all are alike to rounding where one is far away.
+    centre = _few(x).median(-2, keepdim=True).values
+    return Unit(powers, centre, median.where(median != 0, torch.inf))
 
 
 def median_distance(x: Tensor, backend: str) -> Tensor:
@@ -66,7 +68,7 @@ def _powers(x: Tensor) -> tuple[Tensor, Tensor]:
     points: one point far away would make all others coincide.
     """
     most = math.log2(torch.finfo(x.dtype).max) - 28
-    few = torch.cat([x[..., :SAMPLE, :], x[..., -SAMPLE:, :]], -2)
+    few = _few(x)
     far = torch.cdist(few, few, p=torch.inf).flatten(-2)
     typical = far.where(far > 0, torch.nan).nanmedian(-1).values.log2()
     largest = x.abs().amax((-1, -2)).log2()
@@ -75,6 +77,10 @@ def _powers(x: Tensor) -> tuple[Tensor, Tensor]:
     exponent = exponent.where(wanted, 0.0)[..., None, None]
     half = (exponent / 2).floor()
     return (-half).exp2(), (half - exponent).exp2()
+
+
+def _few(x: Tensor) -> Tensor:
+    return torch.cat([x[..., :SAMPLE, :], x[..., -SAMPLE:, :]], -2)
 
 
 def _of(x: Tensor, backend: str) -> Tensor:

@@ -41,8 +41,12 @@ def off_diagonal(k: Tensor) -> Tensor:
 
 
 def kernel_matrix(x: Tensor, y: Tensor, family: str, scales: tuple[float, ...]) -> Tensor:
-    """The (..., n, m) matrix of the summed kernels: c / (c + s) or exp(-s / c) with s = ||x_i - y_j||^2."""
-    s = (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
+    """The (..., n, m) matrix of the summed kernels."""
+    return kernel_of((x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1), family, scales)
+
+
+def kernel_of(s: Tensor, family: str, scales: tuple[float, ...]) -> Tensor:
+    """The summed kernels of s = ||x - y||^2: c / (c + s) or exp(-s / c)."""
     if family == "imq":
         return torch.stack([c / (c + s) for c in scales]).sum(0)
     return torch.stack([(-s / c).exp() for c in scales]).sum(0)

@@ -20,7 +20,8 @@ def permuted_mmd(
     batch = x.shape[:-2].numel()
     if batch:
         stride = words * columns if labels.ndim > 2 else 0
-        x, labels, centre = x.contiguous(), labels.contiguous(), centre.contiguous()
+        x, labels = x.contiguous(), labels.contiguous()
+        centre = centre.to(x.dtype).contiguous()
         config = family == "rbf", scales
         _native.call(
             "permutation", x, x, labels, stride, centre, batch, size, n, d, columns, *config, values,

@@ -15,9 +15,11 @@ from ..._backend import Backend, resolve
 from ..._library import register
 from ...kernels import RBF, Kernel, resolve_kernel
 from ..median.op import median_unit
+from ..mmd.reference import kernel_of
 from . import native_impl, reference
 
 COLUMNS = 32  # labellings come in multiples of it
+FEW = 16  # points whose kernel values with all others tell how large they are
 BLOCK = 2**26  # random numbers held at once where labels are drawn by sorting them
 
 
@@ -112,11 +114,13 @@ def mmd_test(
         values = run(pooled, labels, centre, n, k.family, scales, chosen)
     observed = values[..., :1]
     # Two ways to the same sum differ by rounding, and ties of data that repeat themselves are ties. Rounding is
-    # relative to what was summed, of which there is at least what makes the statistic vary.
+    # relative to what was summed: to what makes the statistic vary, and to what is in it and does not. Of a division
+    # that is quadratic * size / sqrt(2) * deviation times the square of its largest weight (csrc/permutation).
+    weight = reference.weights(n, size - n)
+    summed = weight.quadratic * size * (1 + abs(weight.shift)) ** 2 * deviation
     eps = torch.finfo(dtype).eps
     spread = values[..., 1 : permutations + 1].square().mean(-1, keepdim=True).sqrt()
-    summed = deviation[..., None] * (1 / n + 1 / (size - n))
-    tie = math.sqrt(eps) * spread + 128 * eps * summed
+    tie = math.sqrt(eps) * spread + 32 * eps * summed[..., None]
     count = (values[..., 1 : permutations + 1] >= observed - tie).sum(-1)
     statistic = observed[..., 0]
     p = torch.where(statistic.isnan(), statistic, (count + 1) / (permutations + 1))
@@ -130,18 +134,27 @@ def _mixed(size: int, device: torch.device) -> Tensor:
 
 
 def _centre(x: Tensor, family: str, scales: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """About the mean kernel, for the sums that follow to be small, and how far kernels are from it.
+    """About the mean kernel of two points, for the sums that follow to be small, and how far kernels are from it.
 
-    A negative mean is that of k - len(scales), which keeps the digits of kernels that are nearly 1. Of a few points.
+    Of a few points with all others. A negative mean is that of k - len(scales): kernels that are nearly 1 keep their
+    digits so.
     """
-    places = torch.linspace(0, x.shape[-2] - 1, 64, device=x.device).long()
-    few = x[..., places[::2], :].double(), x[..., places[1::2], :].double()
-    less = reference.less_one(*few, family, scales)
-    mean = less.mean((-1, -2))
-    deviation = (less - mean[..., None, None]).square().mean((-1, -2)).sqrt()
-    of_sum = reference.kernel_matrix(*few, family, scales).mean((-1, -2))
-    near = (mean > -len(scales) / 2) & (mean < -torch.finfo(x.dtype).tiny)
-    return mean.where(near, of_sum).to(x.dtype), deviation
+    x_64 = x.double()
+    places = torch.linspace(0, x.shape[-2] - 1, FEW, device=x.device).long()
+    mode = "donot_use_mm_for_euclid_dist"
+    s = torch.cdist(x_64[..., places, :], x_64, compute_mode=mode).square()
+    others = places[:, None] != torch.arange(x.shape[-2], device=x.device)
+
+    def mean(k: Tensor) -> Tensor:
+        return (k * others).sum((-1, -2), keepdim=True) / others.sum()
+
+    less = reference.less_one(s, family, scales)
+    near = (mean(less) > -len(scales) / 2) & (mean(less) < -torch.finfo(x.dtype).tiny)
+    k = less.where(near, kernel_of(s, family, scales))
+    centre = mean(k)
+    # What is left of kernels that are all alike is what the centre is rounded by.
+    deviation = mean((k - centre).square()).sqrt() + torch.finfo(x.dtype).eps * centre.abs()
+    return centre[..., 0, 0].to(x.dtype), deviation[..., 0, 0]
 
 
 # Labels are bits: label j of a column is bit j % 32 of word j // 32, in int32 (words, columns). Column 0

@@ -14,7 +14,6 @@ largest number in half precision. So the product is two on tensor cores that add
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 import triton
@@ -37,20 +36,7 @@ from ..._pairs_triton import (
 from ..._triton import Launch, Loop, Shipped, on_device_of
 from ..._units import scale_free
 from ..mmd.triton_impl import _pack, _scale_arguments
-
-
-class Weights(NamedTuple):
-    """u = sign + shift; the statistic is quadratic sum k_ij u_i u_j + total sum k_ij over i != j."""
-
-    shift: float
-    quadratic: float
-    total: float
-
-
-def weights(n: int, m: int) -> Weights:
-    zz, xx, zx = 1 / (n * (n - 1)), 1 / (m * (m - 1)), 1 / (n * m)
-    a = (zz + xx + 2 * zx) / 4
-    return Weights((zz - xx) / (4 * a), a, (n + m - 1) * zz * xx * zx / (4 * a))
+from .reference import weights
 
 
 @triton.jit
@@ -252,7 +238,7 @@ def permuted_mmd(
     packed = quads(_pack(x, x.dtype), None)
     with on_device_of(x):
         launch.kernel[(problems * programs,)](
-            packed, labels.contiguous(), centre.contiguous(), forms, totals,
+            packed, labels.contiguous(), centre.to(x.dtype).contiguous(), forms, totals,
             size, d, words, columns, programs, words * columns if labels.ndim > 2 else 0,
             shift, w.shift - shift, _scale_arguments(scales, x.dtype),
             **launch.constants, **launch.options,
