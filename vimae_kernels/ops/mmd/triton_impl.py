@@ -630,6 +630,8 @@ def _run(
                 share, sums_x.numel(), VALUES=order != HESSIAN, BLOCK=_FINISH_BLOCK,
                 **_FINISH_OPTIONS,
             )  # fmt: skip
+    if order != HESSIAN and not unbiased:
+        value.clamp_(min=0)  # a squared norm, which rounding does not make negative; NaN stays NaN
     if tiled and order != VALUE:
         tile = launch.constants["ROWS"], launch.constants["DEPTH"]
         gx = gathered(sums_x, x, *tile).view(gx.shape)

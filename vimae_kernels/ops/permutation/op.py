@@ -120,7 +120,7 @@ def mmd_test(
     summed = weight.quadratic * size * (1 + abs(weight.shift)) ** 2 * deviation
     eps = torch.finfo(dtype).eps
     spread = values[..., 1 : permutations + 1].square().mean(-1, keepdim=True).sqrt()
-    tie = math.sqrt(eps) * spread + 32 * eps * summed[..., None]
+    tie = math.sqrt(eps) * spread + 128 * eps * summed[..., None]
     count = (values[..., 1 : permutations + 1] >= observed - tie).sum(-1)
     statistic = observed[..., 0]
     p = torch.where(statistic.isnan(), statistic, (count + 1) / (permutations + 1))

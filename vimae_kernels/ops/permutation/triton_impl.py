@@ -135,7 +135,7 @@ def _tiles_kernel(
             # The power of two that makes the largest 2^14 ... 2^15, and its reciprocal, by their exponents.
             exponent = tl.max(tl.abs(v)).to(tl.int32, bitcast=True) & 0x7F800000
             exponent = tl.minimum(tl.maximum(exponent, 0x0F000000), 0x7E000000)
-            v *= (0x7F000000 + (14 << 23) - exponent).to(FLOAT, bitcast=True)
+            v *= (0x7F000000 - exponent + (14 << 23)).to(FLOAT, bitcast=True)
             back = (exponent - (14 << 23)).to(FLOAT, bitcast=True)
             high = v.to(tl.float16)
             low = (v - high.to(FLOAT)).to(tl.float16)
