@@ -7,7 +7,8 @@
 //   kScore  points carry a score; otherwise they are drawn to the standard normal, whose score is
 //           -z, and no score exists anywhere
 //   kDots   weights take p = score_x . score_y and q = (score_y - score_x) . (x - y)
-//   kNorms  the same without a score: p from half the squared norms, or from the coordinates where the
+//   kNorms  the same without a score: p from half the squared norms, or from the coordinates where
+//   the
 //           norms are so different that p is small beside them, and q = s
 //   kOrder  derivatives of the kernel that the weights take
 //   kValue  pairs add up to a value
