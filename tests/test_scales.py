@@ -70,7 +70,9 @@ def test_stein_gradient_of_any_scale(kernel, dtype, backend):
     want = vk.stein_gradient(z, score=v, kernel=kernel(1.0), backend="reference")
     for power in POWERS[dtype]:
         a = 2.0**power
-        got = vk.stein_gradient((a * z).to(dtype), score=(v / a).to(dtype), kernel=kernel(a), backend=backend)
+        got = vk.stein_gradient(
+            (a * z).to(dtype), score=(v / a).to(dtype), kernel=kernel(a), backend=backend
+        )
         assert got.dtype == dtype
         error = (got.double() * a - want).abs().max()
         assert error <= 30 * torch.finfo(dtype).eps * want.abs().max()
@@ -83,13 +85,17 @@ def test_ksd_of_any_scale(kernel, backend):
 
     def run(a, dtype, backend, estimator):
         x, score = (a * z).to(dtype).requires_grad_(), (v / a).to(dtype).requires_grad_()
-        value = vk.ksd(x, score=score, kernel=KERNELS[kernel](a), estimator=estimator, backend=backend)
+        value = vk.ksd(
+            x, score=score, kernel=KERNELS[kernel](a), estimator=estimator, backend=backend
+        )
         return value.detach(), *torch.autograd.grad(value, (x, score))
 
     for estimator in ("unbiased", "biased"):
         want = run(1.0, F64, "reference", estimator)
         # A value in units of 1 / a^2 and a gradient in those of 1 / a^3: what float32 holds of them.
-        for power, dtype in [(p, F32) for p in (-36, -17, 17, 36)] + [(p, F64) for p in (-300, -100, 100, 300)]:
+        for power, dtype in [(p, F32) for p in (-36, -17, 17, 36)] + [
+            (p, F64) for p in (-300, -100, 100, 300)
+        ]:
             a = 2.0**power
             for t, w, unit in zip(run(a, dtype, backend, estimator), want, (2, 3, 1), strict=True):
                 got = t.double()
@@ -99,19 +105,28 @@ def test_ksd_of_any_scale(kernel, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kernel", [vk.IMQ(1e40), vk.IMQ(1e-40), vk.RBF(1e20), vk.IMQ((1e-30, 1.0))], ids=str)
+@pytest.mark.parametrize(
+    "kernel", [vk.IMQ(1e40), vk.IMQ(1e-40), vk.RBF(1e20), vk.IMQ((1e-30, 1.0))], ids=str
+)
 def test_ksd_with_a_score_that_has_another_scale(kernel, backend):
     z, _, v = problem()
     for score in (None, v):
         options = {"kernel": kernel, "score": score}
         want = vk.ksd(z, **options, backend="reference")
         x = z.float().requires_grad_()
-        got = vk.ksd(x, kernel=kernel, score=None if score is None else score.float(), backend=backend)
+        got = vk.ksd(
+            x, kernel=kernel, score=None if score is None else score.float(), backend=backend
+        )
         assert abs(got - want) <= 1e-5 * (abs(want) + 1e-30)
         (g,) = torch.autograd.grad(got, x)
         assert g.isfinite().all()
         phi = vk.stein_gradient(z, **options, backend="reference")
-        phi_32 = vk.stein_gradient(z.float(), kernel=kernel, score=None if score is None else score.float(), backend=backend)
+        phi_32 = vk.stein_gradient(
+            z.float(),
+            kernel=kernel,
+            score=None if score is None else score.float(),
+            backend=backend,
+        )
         assert (phi_32 - phi).abs().max() <= 1e-6 * phi.abs().max()
 
 
@@ -188,10 +203,22 @@ def test_what_a_kernel_may_be():
         assert vk.RBF(bandwidth).bandwidth == bandwidth
     for make, words in (
         (lambda: vk.IMQ(0.0), "IMQ: c is 0.0; it must be positive and finite"),
-        (lambda: vk.RBF(1e-160), "RBF: bandwidth is 1e-160; it must be positive and finite, and between 1.1e-154 and"),
-        (lambda: vk.RBF(1e200), "RBF: bandwidth is 1e+200; it must be positive and finite, and between 1.1e-154 and"),
-        (lambda: vk.IMQ((1e-40, 1e40)), "IMQ: c has 1e-40 and 1e+40; the largest must be at most 1.6e+60 times the"),
-        (lambda: vk.RBF([1e20, 1.0, 1e-20]), "RBF: bandwidth has 1e-20 and 1e+20; the largest must be at most 1.3e+30"),
+        (
+            lambda: vk.RBF(1e-160),
+            "RBF: bandwidth is 1e-160; it must be positive and finite, and between 1.1e-154 and",
+        ),
+        (
+            lambda: vk.RBF(1e200),
+            "RBF: bandwidth is 1e+200; it must be positive and finite, and between 1.1e-154 and",
+        ),
+        (
+            lambda: vk.IMQ((1e-40, 1e40)),
+            "IMQ: c has 1e-40 and 1e+40; the largest must be at most 1.6e+60 times the",
+        ),
+        (
+            lambda: vk.RBF([1e20, 1.0, 1e-20]),
+            "RBF: bandwidth has 1e-20 and 1e+20; the largest must be at most 1.3e+30",
+        ),
     ):
         with pytest.raises(ValueError, match="^" + words.replace("(", r"\(").replace("+", r"\+")):
             make()
@@ -249,7 +276,9 @@ def test_points_that_coincide(backend):
                 value = vk.mmd(x, z[:20].to(dtype), kernel, estimator=estimator, backend=backend)
                 (g,) = torch.autograd.grad(value, x)
                 assert value == 0 and (g == 0).all()
-            test = vk.mmd_test(z.to(dtype), z[:20].to(dtype), kernel, permutations=20, backend=backend)
+            test = vk.mmd_test(
+                z.to(dtype), z[:20].to(dtype), kernel, permutations=20, backend=backend
+            )
             assert test.statistic == 0 and test.p_value == 1
             # A kernel that is 1 everywhere: only the scores are left.
             phi = vk.stein_gradient(x, kernel=kernel, backend=backend)
@@ -257,8 +286,12 @@ def test_points_that_coincide(backend):
             if z.abs().max() < 1e10:
                 value = vk.ksd(x, kernel=kernel, backend=backend)
                 (g,) = torch.autograd.grad(value, x)
-                torch.testing.assert_close(value.double(), x.detach().double()[0].square().sum(), rtol=1e-5, atol=1e-20)
-                torch.testing.assert_close(g.double(), 2 * x.detach().double() / 30, rtol=1e-2, atol=1e-20)
+                torch.testing.assert_close(
+                    value.double(), x.detach().double()[0].square().sum(), rtol=1e-5, atol=1e-20
+                )
+                torch.testing.assert_close(
+                    g.double(), 2 * x.detach().double() / 30, rtol=1e-2, atol=1e-20
+                )
     # Half of the pairs coincide, and each entry of a batch has its own median.
     z = torch.randn(2, 30, 2)
     z[0, :25] = 1.0
@@ -292,7 +325,9 @@ def test_biased_estimates_are_not_negative(dtype, backend, level):
             z = torch.zeros(50, 2, 1, dtype=dtype)
             score = torch.randn(50, 2, 1, dtype=dtype) * 100
             score[:, 1] = -score[:, 0]
-            assert (vk.ksd(z, kernel=kernel, score=score, estimator="biased", backend=backend) >= 0).all()
+            assert (
+                vk.ksd(z, kernel=kernel, score=score, estimator="biased", backend=backend) >= 0
+            ).all()
     finally:
         if level:
             _native._C.set_level(used)
@@ -326,7 +361,10 @@ def test_unbiased_ksd_where_the_diagonal_is_nearly_all(d, backend):
     z = torch.randn(60, d, generator=torch.Generator().manual_seed(d), dtype=F64).float()
     for kernel in (vk.RBF(0.15 * math.sqrt(d)), vk.IMQ(1e-4 * d)):
         x, y = z.clone().requires_grad_(), z.double().requires_grad_()
-        got, want = vk.ksd(x, kernel=kernel, backend=backend), vk.ksd(y, kernel=kernel, backend="reference")
+        got, want = (
+            vk.ksd(x, kernel=kernel, backend=backend),
+            vk.ksd(y, kernel=kernel, backend="reference"),
+        )
         assert abs(got - want) <= 2e-5 * abs(want)
         (g,), (w,) = torch.autograd.grad(got, x), torch.autograd.grad(want, y)
         assert (g - w).norm() <= 5e-5 * w.norm()

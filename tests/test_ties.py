@@ -41,7 +41,10 @@ def exact(ones_z, ones_x, kernel):
     total = ones_z + ones_x
     possible = torch.arange(max(0, total - M), min(N, total) + 1)
     values = vk.mmd(
-        binary(possible, N).double(), binary(total - possible, M).double(), kernel, backend="reference"
+        binary(possible, N).double(),
+        binary(total - possible, M).double(),
+        kernel,
+        backend="reference",
     )
     observed = values[possible == ones_z]
     ways = [math.comb(total, int(j)) * math.comb(N + M - total, N - int(j)) for j in possible]
@@ -58,7 +61,10 @@ def test_the_exact_p_value_of_two_kinds_of_points(unit, backend, level):
         z, x = (binary(k, size, 7.0 * unit)[0] for k, size in zip(ones, (N, M), strict=True))
         for order in (False, True):
             if order:  # no order of the points is special
-                z, x = (t[torch.randperm(len(t), generator=torch.Generator().manual_seed(1))] for t in (z, x))
+                z, x = (
+                    t[torch.randperm(len(t), generator=torch.Generator().manual_seed(1))]
+                    for t in (z, x)
+                )
             with simd_level(level):
                 g = torch.Generator().manual_seed(3)
                 p = vk.mmd_test(
@@ -93,12 +99,21 @@ def test_data_times_a_power_of_two_give_the_same_p_value(backend, level):
     with simd_level(level):
         for kernel in (lambda a: vk.IMQ(a * a), lambda a: vk.RBF(a), lambda a: vk.RBF("median")):
             results = [
-                vk.mmd_test(a * z, a * x, kernel(a), permutations=200, generator=g.manual_seed(5), backend=backend)
+                vk.mmd_test(
+                    a * z,
+                    a * x,
+                    kernel(a),
+                    permutations=200,
+                    generator=g.manual_seed(5),
+                    backend=backend,
+                )
                 for a in (1.0, 2.0**-100, 2.0**-60, 2.0**-17, 2.0**17, 2.0**60, 2.0**100)
             ]
             for result in results:
                 torch.testing.assert_close(result.p_value, results[0].p_value, rtol=0, atol=1e-6)
-                torch.testing.assert_close(result.statistic, results[0].statistic, rtol=1e-4, atol=1e-7)
+                torch.testing.assert_close(
+                    result.statistic, results[0].statistic, rtol=1e-4, atol=1e-7
+                )
 
 
 @pytest.mark.parametrize(("backend", "level"), WAYS)
@@ -108,10 +123,17 @@ def test_every_division_ties(backend, level):
         z = torch.zeros(50, 2)
         z[3] = 5.0
         for kernel in ("imq", "rbf", vk.IMQ(1e9), vk.RBF("median")):
-            p = vk.mmd_test(z, torch.zeros(50, 2), kernel, permutations=100, backend=backend).p_value
+            p = vk.mmd_test(
+                z, torch.zeros(50, 2), kernel, permutations=100, backend=backend
+            ).p_value
             assert p == 1
             for m in (90, 700):
-                assert vk.mmd_test(z[:10], torch.zeros(m, 2), kernel, permutations=500, backend=backend).p_value == 1
+                assert (
+                    vk.mmd_test(
+                        z[:10], torch.zeros(m, 2), kernel, permutations=500, backend=backend
+                    ).p_value
+                    == 1
+                )
         # All points as far apart as any two.
         z = torch.eye(20) * 3.0
         for kernel in ("imq", "rbf", vk.RBF(0.01)):
@@ -129,7 +151,11 @@ def test_samples_in_order_of_their_values(backend, level):
         p = [
             float(
                 vk.mmd_test(
-                    *samples, vk.IMQ(1.0), permutations=400, generator=torch.Generator().manual_seed(4), backend=backend
+                    *samples,
+                    vk.IMQ(1.0),
+                    permutations=400,
+                    generator=torch.Generator().manual_seed(4),
+                    backend=backend,
                 ).p_value
             )
             for samples in ((z, x), (z.flip(0), x), (z.double(), x.double()))
@@ -156,7 +182,9 @@ def test_the_level_is_held_with_ties(values, level):
     weights = torch.tensor([0.1, 0.9]) if len(values) == 2 else torch.tensor([0.1, 0.2, 0.7])
 
     def make(g, at_once):
-        drawn = torch.multinomial(weights, at_once * (N + M), True, generator=g).view(at_once, N + M, 1)
+        drawn = torch.multinomial(weights, at_once * (N + M), True, generator=g).view(
+            at_once, N + M, 1
+        )
         return torch.tensor(values)[drawn].split((N, M), 1)
 
     trials = 5000

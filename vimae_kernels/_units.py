@@ -76,9 +76,7 @@ def scale_free(
                 return out
             if isinstance(returns, int):
                 return _restored(out, unit.factor, returns, x)
-            return tuple(
-                _restored(t, unit.factor, p, x) for t, p in zip(out, returns, strict=True)
-            )
+            return tuple(_restored(t, unit.factor, p, x) for t, p in zip(out, returns, strict=True))
 
         return run
 

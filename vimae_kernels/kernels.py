@@ -118,7 +118,9 @@ class RBF:
                     "otherwise it must be a positive number or a sequence of them"
                 )
         elif self.bandwidth is not None:
-            object.__setattr__(self, "bandwidth", _positive("RBF", "bandwidth", self.bandwidth, True))
+            object.__setattr__(
+                self, "bandwidth", _positive("RBF", "bandwidth", self.bandwidth, True)
+            )
 
     @staticmethod
     def mmd_vae(d: int) -> RBF:

@@ -360,8 +360,10 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
 #pragma unroll
         for (int a = 0; a < A; ++a) {
           const int i = P::row() + a, j = P::column() + b;
-          const bool own = kValue && at.row + i == first + j;
-          const bool pair = i < rows && j < columns && !own;
+          // A point pulls on itself with e = 0, times a weight that may be any number beside what
+          // is left of the others.
+          const bool own = at.row + i == first + j;
+          const bool pair = i < rows && j < columns && !(kValue && own);
           T f[kOrder<S> + 1], of_e = 0;
           kernel_of<F, kOrder<S>, false>(s[a][b], terms, f);
           if (kNorms) p[a][b] = half[i] + half[kTileRows + j] - T(0.5) * s[a][b];
@@ -374,7 +376,7 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
           else
             of_e = (Normal ? f[0] : T(0)) - 2 * f[1];
           if (kPull) {
-            weights[0][a] = pair ? of_e : T(0);  // fault: of_e
+            weights[0][a] = pair && !own ? of_e : T(0);  // fault: of_e
             if (kBoth) weights[1][a] = pair ? -2 * f[1] : T(0);
             if (kScore) weights[kWeights - 1][a] = pair ? -f[0] : T(0);
             sums[0][a] += weights[0][a];

@@ -19,7 +19,9 @@ ORDINARY = 24.0  # distances that are 2^-24 ... 2^24 of themselves can be square
 class Unit(NamedTuple):
     """The median distance of each batch entry as the unit of length: no host ever sees it."""
 
-    powers: tuple[Tensor, Tensor]  # of two, by which points are multiplied so that they can be squared
+    powers: tuple[
+        Tensor, Tensor
+    ]  # of two, by which points are multiplied so that they can be squared
     centre: Tensor  # in that unit, as is the median
     median: Tensor  # (..., 1, 1), not 0
 

@@ -221,7 +221,9 @@ def _far_imq(r: Tensor, scales: tuple[float, ...], d: int, order: int) -> Tensor
     for node, share in zip(*np.polynomial.laguerre.laggauss(FAR_NODES), strict=True):
         for c in scales:
             t = float(node) / (c + r)
-            rest = (2 * float(node) * t * (r / (c + r)) / (1 + 2 * t) - d / 2 * (2 * t).log1p()).exp()
+            rest = (
+                2 * float(node) * t * (r / (c + r)) / (1 + 2 * t) - d / 2 * (2 * t).log1p()
+            ).exp()
             total = total + float(share) * c / (c + r) * rest * (-t / (1 + 2 * t)) ** order
     return total
 

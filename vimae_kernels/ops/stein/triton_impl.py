@@ -380,15 +380,16 @@ def _tiled_sweep(
         f, u, a, g = _pair(s, p, q, d, scales, SCALES, IMQ, VALUE, NORMAL, DOUBLE)
         inside = (points(row, R, DOWN) < n)[:, None, :, None]
         inside = inside & (points(j, C, ACROSS) < stop)[None, :, None, :]
+        # A point pulls on itself with e = 0, times a weight that may be any number beside what is left of the others.
+        apart = points(row, R, DOWN)[:, None, :, None] != points(j, C, ACROSS)[None, :, None, :]
         if VALUE:
-            own_row = points(row, R, DOWN)[:, None, :, None]
-            inside = inside & (own_row != points(j, C, ACROSS)[None, :, None, :])
+            inside = inside & apart
             value += tl.sum(tl.sum(tl.where(inside, u, 0.0), 0), 0).to(tl.float64)
         if PULL:
             # sum_j a_ij (z_i - z_j) = (sum_j a_ij) (z_i - r) - sum_j a_ij (z_j - r) for every r: a
             # product of matrices, whose first term waits for the end. With r the block's first point
             # both are differences of points, so a common offset costs nothing here either.
-            a = tl.where(inside, a, 0.0)
+            a = tl.where(inside & apart, a, 0.0)
             a_sum += row_sums(tl.sum(a, 1))
             a = column_pieces(a)
             if NORMAL:
