@@ -401,7 +401,7 @@ def test_closed_form_far_away(c, d):
             for value, r in zip(got.tolist(), rs, strict=True):
                 sum_cr = mpmath.mpf(c) + r
 
-                def integrand(u, sum_cr=sum_cr, r=r):
+                def integrand(u, sum_cr=sum_cr, r=r, order=order):
                     t = u / sum_cr
                     bent = 2 * r * t * t / (1 + 2 * t) - mpmath.mpf(d) / 2 * mpmath.log1p(2 * t)
                     return mpmath.exp(bent - u) * (-u / (1 + 2 * t)) ** order

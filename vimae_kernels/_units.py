@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from ._autograd import accumulator
 LEAST, MOST = 2.0**-32, 2.0**32
 # Beyond these all points in float32 lie at one place, or those that differ infinitely far apart.
 LEAST_FLOAT32, MOST_FLOAT32 = 2.0**-600, 2.0**400
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Unit(NamedTuple):
@@ -46,7 +49,7 @@ def unit_of(scales: list[float] | tuple[float, ...], dtype: torch.dtype) -> Unit
 
 def scale_free(
     *powers: int, returns: int | tuple[int, ...] | None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[Function], Function]:
     """Makes a function of points and `scales` right for all scales.
 
     Args:
@@ -55,7 +58,7 @@ def scale_free(
             has no unit. None: they have none, and keep the dtype they come in.
     """
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Function) -> Function:
         at = list(inspect.signature(function).parameters).index("scales")
 
         @functools.wraps(function)
@@ -78,7 +81,7 @@ def scale_free(
                 return _restored(out, unit.factor, returns, x)
             return tuple(_restored(t, unit.factor, p, x) for t, p in zip(out, returns, strict=True))
 
-        return run
+        return cast(Function, run)
 
     return decorate
 

@@ -1,4 +1,4 @@
-"""The Triton kernels at scales that float32 does not hold, where points coincide and where sums would hide what is left.
+"""The Triton kernels at scales that float32 does not hold, of points that coincide, and of sums of nearly nothing.
 
 Run by tests/test_interpreted.py, as mmd_cases.py is.
 """

@@ -48,7 +48,8 @@ def mmd_test(
         p = (k + 1) / (P + 1)
 
     is a valid p-value: P(p <= alpha) <= alpha for every alpha, sample size and kernel. Divisions whose
-    statistic is equal up to rounding, relative to what it is summed from, count as at or above. All kernel values are made once, in one pass
+    statistic is equal up to rounding, relative to what it is summed from, count as at or above. All
+    kernel values are made once, in one pass
     over the pairs; memory is O((n + m) (d + P)), of which the labels take (n + m) P / 8 bytes.
 
     Args:

@@ -204,9 +204,9 @@ def shipped() -> Iterator[Shipped]:
                 # The products with labels have additions too.
                 product = "HMMA" if dtype == torch.float32 else "DMMA"
                 pairs = Loop("distances", add, 1, 2, without=product)
-                # An exponential in float64 has additions of its own.
-                around = Loop("kernel", "DSETP", 1, None)
-                loops = (around, pairs) if (family, add) == ("rbf", "DADD") else (pairs,)
+                # Kernels have additions of their own.
+                marker = "DSETP" if (family, add) == ("rbf", "DADD") else "MUFU"
+                loops = (Loop("kernel", marker, 1, None), pairs)
                 yield Shipped(
                     name,
                     launch,

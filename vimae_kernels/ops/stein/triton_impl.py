@@ -215,14 +215,20 @@ def _sweep(
     """The sum of u over the rows and the columns start..stop; what pulls on the rows goes to g."""
     columns = tl.arange(0, COLUMNS)
     value = tl.full((), 0.0, tl.float64)
+    rows = row + tl.arange(0, ROWS)
     # The tile's elements are summed apart, in chunks short enough for float32.
-    for chunk in range(start, stop, 128 * COLUMNS):
+    chunk = start
+    while chunk < stop:
         end = tl.minimum(chunk + 128 * COLUMNS, stop)
         full = end - (end - chunk) % COLUMNS
-        rows = row + tl.arange(0, ROWS)
         if VALUE:
-            # Where rows are among the columns all tiles are looked at pair by pair, for those of a point with itself.
-            full = tl.where((chunk < row + ROWS) & (row < end), chunk, full)
+            # Where rows are among the columns a chunk is one tile, of which a point's pair with itself is left out.
+            if chunk + COLUMNS <= row:
+                end = tl.minimum(end, row)
+                full = end - (end - chunk) % COLUMNS
+            elif chunk < row + ROWS:
+                end = tl.minimum(chunk + COLUMNS, stop)
+                full = chunk
         total = tl.zeros((ROWS, COLUMNS), tl.float64 if DOUBLE else tl.float32)
         mass = total
         acc = ()
@@ -238,17 +244,16 @@ def _sweep(
             )  # fmt: skip
             p += COLUMNS * D
             norms_at += COLUMNS
-        for first in range(full, end, COLUMNS):
-            mask = first + columns < end
+        if full < end:
+            mask = full + columns < end
             pairs = mask[None, :]
             if VALUE:
-                pairs = pairs & (rows[:, None] != (first + columns)[None, :])
+                pairs = pairs & (rows[:, None] != (full + columns)[None, :])
             total, mass, acc = _tile(
                 xs, half, p, norms_at, mask, pairs, total, mass, acc, scales,
                 D, SCALES, IMQ, VALUE, PULL, PAIRED, DOUBLE,
             )  # fmt: skip
-            p += COLUMNS * D
-            norms_at += COLUMNS
+        chunk = end
         if VALUE:
             value += tl.sum(tl.where((rows < n)[:, None], total, 0.0)).to(tl.float64)
         if PULL:
