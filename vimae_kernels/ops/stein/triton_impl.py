@@ -215,7 +215,6 @@ def _sweep(
     """The sum of u over the rows and the columns start..stop; what pulls on the rows goes to g."""
     columns = tl.arange(0, COLUMNS)
     value = tl.full((), 0.0, tl.float64)
-    rows = row + tl.arange(0, ROWS)
     # The tile's elements are summed apart, in chunks short enough for float32.
     chunk = start
     while chunk < stop:
@@ -248,12 +247,13 @@ def _sweep(
             mask = full + columns < end
             pairs = mask[None, :]
             if VALUE:
-                pairs = pairs & (rows[:, None] != (full + columns)[None, :])
+                pairs = pairs & ((row + tl.arange(0, ROWS))[:, None] != (full + columns)[None, :])
             total, mass, acc = _tile(
                 xs, half, p, norms_at, mask, pairs, total, mass, acc, scales,
                 D, SCALES, IMQ, VALUE, PULL, PAIRED, DOUBLE,
             )  # fmt: skip
         chunk = end
+        rows = row + tl.arange(0, ROWS)
         if VALUE:
             value += tl.sum(tl.where((rows < n)[:, None], total, 0.0)).to(tl.float64)
         if PULL:
@@ -581,6 +581,8 @@ def configuration(
     if scales > 1 and dtype == torch.float64:
         # Their constants leave the registers for one or two pairs of a thread.
         options["num_warps"] = 8
+    if value and not pull and dtype == torch.float32 and torch.version.hip is None:
+        options["maxnreg"] = 255
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": d % 2 == 0}, options)
 
 
