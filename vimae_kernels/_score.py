@@ -19,7 +19,7 @@ from torch.distributions import (
 from . import _checks
 from ._autograd import accumulator
 from .kernels import IMQ, RBF
-from .ops.median.op import median_distance
+from .ops.median.op import median_unit
 from .priors import NAMES, UNIT_LOGISTIC_SCALE, check_shapes, parameters
 
 Score = Tensor | Callable[[Tensor], Tensor]
@@ -173,15 +173,19 @@ def in_units_of_the_median(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z and its score where the median distance is the unit of length, and that unit (..., 1, 1).
 
-    So no host ever sees the bandwidth of a batch entry. z is centred first, so that dividing rounds differences
-    and not positions.
+    So no host ever sees the bandwidth of a batch entry. Where the score is 2^50 or more in that unit, what pushes
+    points apart is nothing beside what pulls them together, and the score is measured in a shorter one, which still
+    says so: its products would overflow. Where all points coincide nothing pushes.
     """
     dtype = accumulator(z)
     z = z.to(dtype)
     score = -z if score is None else score.to(dtype)
-    points = z.detach()
-    unit = median_distance(points, backend)[..., None, None]
-    return (z - points.mean(-2, keepdim=True)) / unit, score * unit, unit
+    unit = median_unit(z, backend)
+    most = 2.0**50
+    largest = score.detach().abs().amax((-1, -2), keepdim=True)
+    length = unit.length.where(unit.length.isfinite(), most)
+    length = torch.minimum(length, most / largest.clamp(min=torch.finfo(dtype).tiny))
+    return unit.measure(z), score * length, length
 
 
 def scales_of(kernel: IMQ | RBF, d: int) -> tuple[float, ...]:

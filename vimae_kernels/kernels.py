@@ -17,7 +17,15 @@ __all__ = ["IMQ", "RBF", "Kernel"]
 _ARRAYS = (np.ndarray, np.generic, torch.Tensor)
 
 
-def _positive(owner: str, name: str, value: object) -> float | tuple[float, ...]:
+# The scales of a sum are computed in one unit, in which the least and the largest of them have to be numbers.
+SPAN = 2.0**200
+# Of bandwidths between these the square, doubled, is a float64 of full precision.
+SQUARED = 1.1e-154, 9.4e153
+
+
+def _positive(
+    owner: str, name: str, value: object, squared: bool = False
+) -> float | tuple[float, ...]:
     """`value` as one positive float or a tuple of them; anything else is refused by name."""
     if isinstance(value, torch.Tensor):
         _refuse_derivative(owner, name, value)
@@ -28,8 +36,15 @@ def _positive(owner: str, name: str, value: object) -> float | tuple[float, ...]
             raise ValueError(
                 f"{owner}: {name} is an empty sequence; give at least one positive number"
             )
-        return tuple(_positive_number(owner, name, v) for v in value)
-    return _positive_number(owner, name, value)
+        numbers = tuple(_positive_number(owner, name, v, squared) for v in value)
+        span = math.sqrt(SPAN) if squared else SPAN
+        if max(numbers) / span > min(numbers):
+            raise ValueError(
+                f"{owner}: {name} has {min(numbers)!r} and {max(numbers)!r}; the largest must be at most "
+                f"{span:.2g} times the least"
+            )
+        return numbers
+    return _positive_number(owner, name, value, squared)
 
 
 def _refuse_derivative(owner: str, name: str, value: torch.Tensor) -> None:
@@ -44,7 +59,7 @@ def _refuse_derivative(owner: str, name: str, value: torch.Tensor) -> None:
         )
 
 
-def _positive_number(owner: str, name: str, value: object) -> float:
+def _positive_number(owner: str, name: str, value: object, squared: bool) -> float:
     if isinstance(value, torch.Tensor):
         _refuse_derivative(owner, name, value)
     # The types come first, for torch.compile, which knows no attributes of numbers.
@@ -58,9 +73,10 @@ def _positive_number(owner: str, name: str, value: object) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf
-    # A bandwidth is squared: neither it nor its square may leave the range of a float64.
-    if not (number > 0 and 0 < 2 * number * number < math.inf):
-        raise ValueError(f"{owner}: {name} is {value!r}; it must be positive and finite")
+    least, most = SQUARED if squared else (0.0, math.inf)
+    if not (0 < number < math.inf and least <= number <= most):
+        limits = f", and between {least} and {most}, for it is squared" if squared else ""
+        raise ValueError(f"{owner}: {name} is {value!r}; it must be positive and finite{limits}")
     return number
 
 
@@ -107,9 +123,10 @@ class RBF:
 
     Args:
         bandwidth: in units of distance; `None` means sqrt(d). A sequence gives the sum of the kernels.
-            `"median"` is the median heuristic: the median distance between two different points of the
-            pooled samples (the lower of the two middle ones if their number is even), a constant for
-            the gradient. Where at least half of the pairs coincide it is 0, and the MMD NaN.
+            `"median"` is the median heuristic: the median of the distances between two of the pooled
+            samples that are not zero (the lower of the two middle ones if their number is even), a
+            constant for the gradient. Where all of them are zero the kernel is 1: the MMD is 0, and so is
+            its gradient.
 
     Source: Gretton et al., A Kernel Two-Sample Test (2012), sec. 8 for the median heuristic.
     """
@@ -124,7 +141,9 @@ class RBF:
                     "otherwise it must be a positive number or a sequence of them"
                 )
         elif self.bandwidth is not None:
-            object.__setattr__(self, "bandwidth", _positive("RBF", "bandwidth", self.bandwidth))
+            object.__setattr__(
+                self, "bandwidth", _positive("RBF", "bandwidth", self.bandwidth, True)
+            )
 
     @staticmethod
     def mmd_vae(d: int) -> RBF:

@@ -193,6 +193,34 @@ VIMAE_INLINE Vec<T> exp_of_product(Vec<T> s, T rate) {
   }
 }
 
+// exp(s rate) - 1 of a product that is not positive, to a few ulp of itself; NaN stays NaN. As
+// exp_of_product, but 1 is taken from the power of two: what is left is the polynomial less 1.
+template <class T>
+VIMAE_INLINE Vec<T> expm1_of_product(Vec<T> s, T rate) {
+  using L = Lanes<T>;
+  const T log2e = T(1.4426950408889634), magic = L::round_magic + T(L::exponent_bias);
+  const Vec<T> x = s * rate, shifted = s * (rate * log2e) + magic, n = shifted - magic;
+  Vec<T> p;
+  if constexpr (sizeof(T) == 4) {
+    const Vec<T> r = s * (rate * log2e) - n, r2 = r * r;
+    p = (T(0x1.3cea88p-7f) + T(0x1.5bba16p-10f) * r) * r2 +
+        (T(0x1.ebf9bcp-3f) + T(0x1.c6b752p-5f) * r);
+    p = p * r2 + T(0x1.62e430p-1f) * r;
+  } else {
+    const Vec<T> r = (x - n * L::ln2_high) - n * L::ln2_low;
+    p = splat<T>(T(1));
+#pragma GCC unroll 16
+    for (int k = L::exp_degree; k > 1; --k) p = p * r * T(1.0 / k) + T(1);
+    p *= r;
+  }
+  typename L::Int bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits <<= L::mantissa_bits;
+  Vec<T> power;
+  std::memcpy(&power, &bits, sizeof power);
+  return x < splat<T>(L::exp_underflow) ? splat<T>(T(-1)) : (power - T(1)) + power * p;
+}
+
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
 // 2^x of x < 100, and 0 where that is next to nothing, of N vectors: 1.3 ulp; NaN stays NaN.

@@ -7,7 +7,9 @@
 //   kScore  points carry a score; otherwise they are drawn to the standard normal, whose score is
 //           -z, and no score exists anywhere
 //   kDots   weights take p = score_x . score_y and q = (score_y - score_x) . (x - y)
-//   kNorms  the same without a score: p from half the squared norms, and q = s
+//   kNorms  the same without a score: p from half the squared norms, or from the coordinates where
+//   the
+//           norms are so different that p is small beside them, and q = s
 //   kOrder  derivatives of the kernel that the weights take
 //   kValue  pairs add up to a value
 //   kForce  with a weight w, the row gets w e and the column -w e, e = x - y; with a score also
@@ -32,6 +34,9 @@ namespace {
 // Column panels between two reductions of what the rows sum up where there are at most KP
 // coordinates.
 constexpr std::int64_t kRowPanels = 32;
+// The most that a squared norm may be of another for their product to be taken from both: its
+// rounding goes with the larger one.
+constexpr int kAlike = 64;
 
 template <class T, class Rule>
 struct Symmetric {
@@ -46,6 +51,7 @@ struct Symmetric {
   int n_scales;
   // The team's: points and what they are pulled by, [panels][d][P]; norms and mass, [panels][P].
   T *z, *score, *norms;
+  T* extent;  // [panels][2]: the least and the largest of the norms
   double *force, *drift, *mass;
   Term<T>* terms;
   double* partial;  // [team][2]: value, and 0 or NaN
@@ -63,6 +69,7 @@ struct Symmetric {
     z = shared.take<T>(panels * d * P);
     score = Rule::kScore ? shared.take<T>(panels * d * P) : z;
     norms = Rule::kNorms ? shared.take<T>(panels * P) : nullptr;
+    extent = Rule::kNorms ? shared.take<T>(panels * 2) : nullptr;
     force = Rule::kForce ? shared.take<double>(panels * d * P) : nullptr;
     drift = Rule::kDrift ? shared.take<double>(panels * d * P) : nullptr;
     mass = kMass ? shared.take<double>(panels * P) : nullptr;
@@ -70,7 +77,7 @@ struct Symmetric {
     partial = shared.take<double>(2 * team);
     weight = own.take<T>(tile);
     slope = Rule::kScore ? own.take<T>(tile) : weight;
-    kernel = Rule::kScore ? own.take<T>(tile) : weight;
+    kernel = Rule::kScore || Rule::kNorms ? own.take<T>(tile) : weight;
     force_rows = Rule::kForce ? own.take<Vec<T>>(P * kd) : nullptr;
     drift_rows = Rule::kDrift ? own.take<Vec<T>>(P * kd) : nullptr;
     mass_rows = kMass ? own.take<Vec<T>>(P) : nullptr;
@@ -99,6 +106,9 @@ struct Symmetric {
         for (std::int64_t c = 0; c < d * P; ++c)
           squares[c % P] += double(z[at + c]) * double(z[at + c]);
         for (int i = 0; i < P; ++i) norms[q * P + i] = T(squares[i] / 2);
+        const T* own = norms + q * P;
+        extent[2 * q] = *std::min_element(own, own + count);
+        extent[2 * q + 1] = *std::max_element(own, own + count);
       }
     }
     const std::int64_t kd = std::min(d, KP);
@@ -128,6 +138,14 @@ struct Symmetric {
   }
 
  private:
+  // Whether products of points of two panels are to be taken from their coordinates.
+  bool apart(std::int64_t row, std::int64_t q) const {
+    if (!Rule::kNorms) return false;
+    const T* r = extent + 2 * row;
+    const T* c = extent + 2 * q;
+    return !(std::max(r[1], c[1]) <= T(kAlike) * std::min(r[0], c[0]));
+  }
+
   std::int64_t at_once() const { return d <= KP ? 1 : kColumnPanels; }
 
   // Column panels [begin, end) of which the first is the row panel itself where `diagonal`: there
@@ -171,15 +189,18 @@ struct Symmetric {
       const int kc = int(std::min<std::int64_t>(KC, d - k0));
       for (std::int64_t q = q0; q < q1; ++q) {
         const bool edge = triangle && q == q0, last = k0 + kc == d;
+        const bool of_points = apart(row, q);
         if (kMass && last) std::fill_n(mass_columns, P, T(0));
         each(row, q, q0, k0, edge,
              [&](int i, int j, auto vectors, std::int64_t w, std::int64_t x, std::int64_t y)
                  VIMAE_LAMBDA {
                    distances<T, vectors.n, Rule::kDots>(z + x, z + y, score + x, score + y, kc,
                                                         k0 == 0, weight + w, slope + w);
-                   if (Rule::kDots) products<vectors.n>(score + x, score + y, kc, k0 == 0, w);
+                   if (Rule::kDots || of_points)
+                     products<vectors.n>(score + x, score + y, kc, k0 == 0, w);
                    if (last)
-                     total += weigh<vectors.n>(w, row * P + i, q * P + j, i, j, edge ? i - j : -P);
+                     total += weigh<vectors.n>(w, row * P + i, q * P + j, i, j, edge ? i - j : -P,
+                                               of_points);
                  });
         for (int j = 0; kMass && last && j < P; j += V)
           add_wide(mass + q * P + j, load(mass_columns + j));
@@ -213,7 +234,7 @@ struct Symmetric {
   // c > r + diagonal and both are points.
   template <int NV>
   VIMAE_INLINE Vec<double> weigh(std::int64_t w, std::int64_t row, std::int64_t column, int i,
-                                 int j0, int diagonal) const {
+                                 int j0, int diagonal, bool of_points) const {
     const int rows = int(std::min<std::int64_t>(R, n - row));
     const int cols = int(std::min<std::int64_t>(P, n - column));
     const bool whole = rows == R && cols >= NV * V && diagonal < -(R - 1);
@@ -242,7 +263,9 @@ struct Symmetric {
         const std::int64_t at = w + r * P + j * V;
         Vec<T> p = {}, q = s[j], value = {}, force = {};
         if (Rule::kDots) p = load(kernel + at), q = -load(slope + at);
-        if (Rule::kNorms) p = (load(norms + column + j * V) + norms[row + r]) - s[j] * T(0.5);
+        if (Rule::kNorms)
+          p = of_points ? load(kernel + at)
+                        : (load(norms + column + j * V) + norms[row + r]) - s[j] * T(0.5);
         Rule::weigh(s[j], p, q, k[j], T(d), value, force);
         Vec<T> mass = k[j][0], repulsion = k[j][1] * T(-2);
         if (!whole) {

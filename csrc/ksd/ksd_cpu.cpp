@@ -54,7 +54,10 @@ struct Problem {
       const T* s = Score ? score : z;
       for (std::int64_t c = 0; !a.unbiased && c < a.n * a.d; ++c)
         diagonal += own * double(s[c]) * double(s[c]);
-      a.value[b] = T(weight * (2 * total.value + diagonal) + total.finite);
+      double value = weight * (2 * total.value + diagonal);
+      // A squared norm, which rounding does not make negative; NaN stays NaN.
+      if (!a.unbiased && value < 0) value = 0;
+      a.value[b] = T(value + total.finite);
     }
     team.wait();
   }

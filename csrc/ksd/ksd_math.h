@@ -11,7 +11,8 @@
 //   du/dscore_x = k[0] score_y - 2 k[1] e,  du/dscore_y = k[0] score_x + 2 k[1] e.
 //
 // For the standard normal score_x = -x, so that q = s, p = x . y, which is the sum of half the
-// squared norms less s / 2, and all of it together is
+// squared norms less s / 2 (where they are alike: its rounding is that of the larger), and all of
+// it together is
 //
 //   du/dx = k[0] x + normal_force e,  du/dy = k[0] y - normal_force e.
 #pragma once

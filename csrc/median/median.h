@@ -1,4 +1,4 @@
-// The median distance between the points of x (batch, N, d).
+// The median of the distances between the points of x (batch, N, d) that are not 0; 0 if all are.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // Radix selection: the bits of a non-negative float order as the float does, so a histogram of the
 // leading bits of all squared distances tells which leading bits the median has, and a few more
 // passes over the pairs tell the rest. Nothing is stored per pair, and the result is one of the
-// distances, not an approximation.
+// distances, not an approximation. Those that are 0 are counted in the first pass and left out.
 
 #include "median/median.h"
 
@@ -25,6 +25,7 @@ struct Problem {
   std::int64_t panels;
   T* panel;              // [panels][d][P]
   std::int64_t* counts;  // [team][kBins][kWays]
+  std::int64_t* zeros;   // [team]: pairs that coincide
   double* finite;        // [team]: 0, or NaN
   T* tile;               // [P][P], the thread's own
 
@@ -32,6 +33,7 @@ struct Problem {
       : a(a), panels((a.N + P - 1) / P) {
     panel = shared.take<T>(panels * a.d * P);
     counts = shared.take<std::int64_t>(std::int64_t(team) * kBins * kWays);
+    zeros = shared.take<std::int64_t>(team);
     finite = shared.take<double>(team);
     tile = own.take<T>(P * P);
   }
@@ -45,13 +47,20 @@ struct Problem {
     team.wait();
 
     // Every thread does the same arithmetic on the same counts, so all agree without talking.
-    std::int64_t rank = (a.N * (a.N - 1) / 2 - 1) / 2;
+    std::int64_t rank = 0;
     Bits prefix = 0;
     int known = 1;  // bits of the answer; the sign is 0
     for (const int width = 8 * int(sizeof(T)); known < width;) {
       const int digit = std::min(kDigit, width - known), shift = width - known - digit;
       count(prefix, shift, digit, known, team);
       team.wait();
+      if (known == 1) {
+        // The rank among all pairs of the median of those that do not coincide; 0 if all do.
+        const std::int64_t pairs = a.N * (a.N - 1) / 2;
+        std::int64_t coincide = 0;
+        for (int t = 0; t < team.size; ++t) coincide += zeros[t];
+        rank = coincide < pairs ? coincide + (pairs - coincide - 1) / 2 : 0;
+      }
       Bits bin = 0;
       for (;; ++bin) {
         std::int64_t here = 0;
@@ -78,6 +87,7 @@ struct Problem {
   void count(Bits prefix, int shift, int digit, int known, Team team) {
     std::int64_t* mine = counts + std::int64_t(team.rank) * kBins * kWays;
     std::fill_n(mine, kBins * kWays, 0);
+    std::int64_t coincide = 0;
     for (std::int64_t p = team.rank; p < panels; p += team.size)
       for (std::int64_t q = p; q < panels && !team.stopped(double(P * P * a.d)); ++q) {
         const std::int64_t rows = std::min<std::int64_t>(P, a.N - p * P);
@@ -94,10 +104,12 @@ struct Problem {
           for (int j = p == q ? i + 1 : 0; j < columns; ++j) {
             Bits bits;
             std::memcpy(&bits, tile + i * P + j, sizeof bits);
+            coincide += bits == 0;
             if (known == 1 || bits >> (shift + digit) == prefix)
               ++mine[(bits >> shift & ((Bits(1) << digit) - 1)) * kWays + j % kWays];
           }
       }
+    zeros[team.rank] = coincide;
   }
 };
 

@@ -12,6 +12,7 @@ namespace vimae {
 namespace {
 
 constexpr int kThreads = kTileThreads;
+constexpr int kRank = -1;  // in place of a bit: the step that finds the rank
 
 template <class T>
 struct Bits;
@@ -28,10 +29,11 @@ struct Bits<double> {
   static __device__ double value(unsigned long long bits) { return __longlong_as_double(bits); }
 };
 
-// The answer's leading bits, and whether a coordinate was not finite.
+// The answer's leading bits, its rank among all pairs, and whether a coordinate was not finite.
 template <class T>
 struct State {
   typename Bits<T>::type bits;
+  unsigned long long rank;
   int bad;
 };
 
@@ -45,7 +47,7 @@ __global__ void __launch_bounds__(kThreads) start(const T* x, std::int64_t size,
   for (std::int64_t i = threadIdx.x; i < size; i += kThreads) found |= !(own[i] - own[i] == 0);
   if (found) bad = 1;
   __syncthreads();
-  if (threadIdx.x == 0) state[blockIdx.x] = {0, bad};
+  if (threadIdx.x == 0) state[blockIdx.x] = {0, 0, bad};
 }
 
 // counts[batch][block] = the pairs i < j of a 64 row block with squared distance below the bits
@@ -60,7 +62,8 @@ __global__ void __launch_bounds__(kThreads)
   const int blocks = (N + kTileRows - 1) / kTileRows, batch = blockIdx.x / blocks,
             row = blockIdx.x % blocks * kTileRows;
   const T* own = x + std::int64_t(batch) * N * d;
-  const T threshold = Bits<T>::value(state[batch].bits | typename Bits<T>::type(1) << bit);
+  const T threshold =
+      Bits<T>::value(state[batch].bits | typename Bits<T>::type(1) << (bit == kRank ? 0 : bit));
   int below = 0;
   for (int first = row; first < N; first += P::kColumns) {
     const Stage<T, kTileRows> stage(own + std::int64_t(row) * d, N - row, d);
@@ -108,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    settle(const unsigned long long* counts, int blocks, unsigned long long rank, int bit,
+    settle(const unsigned long long* counts, int blocks, unsigned long long pairs, int bit,
            State<T>* state, T* median) {
   double below = 0;
   for (int i = threadIdx.x; i < blocks; i += kThreads)
@@ -116,8 +119,14 @@ __global__ void __launch_bounds__(kThreads)
   below = block_sum<kThreads>(below);
   if (threadIdx.x > 0) return;
   State<T>& s = state[blockIdx.x];
+  if (bit == kRank) {
+    // Those below the least number that is not 0 coincide: the median is that of the others.
+    const auto coincide = (unsigned long long)below;
+    s.rank = coincide < pairs ? coincide + (pairs - coincide - 1) / 2 : 0;
+    return;
+  }
   // At most `rank` pairs below the threshold: the pair of that rank is not one of them.
-  if ((unsigned long long)below <= rank) s.bits |= typename Bits<T>::type(1) << bit;
+  if ((unsigned long long)below <= s.rank) s.bits |= typename Bits<T>::type(1) << bit;
   if (bit == 0)
     median[blockIdx.x] =
         s.bad ? Bits<T>::value(~typename Bits<T>::type(0) >> 1) : sqrt(Bits<T>::value(s.bits));
@@ -129,14 +138,16 @@ void run(const MedianCuda<T>& a) {
   const cudaStream_t stream = static_cast<cudaStream_t>(a.stream);
   auto* counts = static_cast<unsigned long long*>(a.workspace);
   auto* state = reinterpret_cast<State<T>*>(counts + a.batch * blocks);
-  const unsigned long long rank = (a.N * (a.N - 1) / 2 - 1) / 2;
+  const unsigned long long pairs = a.N * (a.N - 1) / 2;
   launch(start<T>, dim3(unsigned(a.batch)), kThreads, stream, a.x, a.N * a.d, state);
-  for (int bit = Bits<T>::steps - 1; bit >= 0; --bit) {
+  const auto step = [&](int bit) {
     launch(count_below<T>, dim3(unsigned(a.batch * blocks)), kThreads, stream, a.x, int(a.N),
            int(a.d), state, bit, counts);
-    launch(settle<T>, dim3(unsigned(a.batch)), kThreads, stream, counts, blocks, rank, bit, state,
+    launch(settle<T>, dim3(unsigned(a.batch)), kThreads, stream, counts, blocks, pairs, bit, state,
            a.median);
-  }
+  };
+  step(kRank);
+  for (int bit = Bits<T>::steps - 1; bit >= 0; --bit) step(bit);
 }
 
 template <class T>

@@ -19,11 +19,12 @@ int failures = 0;
 bool stop_at_first = false;
 
 template <class T>
-void check(std::int64_t batch, std::int64_t N, std::int64_t d, double scale, bool with_nan) {
+void check(std::int64_t batch, std::int64_t N, std::int64_t d, double scale, bool with_nan,
+           bool ties = false) {
   std::mt19937_64 random(N + d);
   std::normal_distribution<double> normal;
   std::vector<T> x(batch * N * d), median(batch, std::numeric_limits<T>::quiet_NaN());
-  for (T& e : x) e = T(scale * normal(random));
+  for (T& e : x) e = T(ties ? scale * double(normal(random) > 1) : scale * normal(random));
   if (with_nan) x.back() = std::numeric_limits<T>::quiet_NaN(), median.back() = 0;
   MedianCuda<T> a{x.data(), batch, N, d, median.data(), nullptr, nullptr};
   std::vector<char> workspace(median_cuda_workspace(a), char(0xff));
@@ -38,10 +39,10 @@ void check(std::int64_t batch, std::int64_t N, std::int64_t d, double scale, boo
           const double diff = double(x[(b * N + i) * d + k]) - double(x[(b * N + j) * d + k]);
           s += diff * diff;
         }
-        distance.push_back(std::sqrt(s));
+        if (s != 0) distance.push_back(std::sqrt(s));
       }
     std::sort(distance.begin(), distance.end());
-    const double want = distance[(distance.size() - 1) / 2];
+    const double want = distance.empty() ? 0 : distance[(distance.size() - 1) / 2];
     const bool last = b == batch - 1;
     if (with_nan && last ? !std::isnan(median[b])
                          : !(std::fabs(double(median[b]) - want) <=
@@ -61,6 +62,8 @@ void check_all() {
   check<T>(1, 65, 8, 1, false);
   check<T>(3, 50, 17, 1e9, false);
   check<T>(2, 40, 2, 1, true);
+  check<T>(2, 70, 3, 3, false, true);
+  check<T>(1, 20, 2, 0, false, true);
 }
 
 }  // namespace

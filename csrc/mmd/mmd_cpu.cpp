@@ -95,7 +95,11 @@ struct Tiles {
       for (int j = 0; j < NV; ++j) {
         total += value[j];
         if (Gradient) store(s + r * P + j * V, first[j]);
-        if (Hessian) store(t + r * P + j * V, second[j] * load(t + r * P + j * V));
+        if (Hessian) {
+          // Points so far apart that the product overflows have no weight.
+          const Vec<T> force = second[j] * load(t + r * P + j * V), none = {};
+          store(t + r * P + j * V, second[j] == none ? none : force);
+        }
       }
     }
     return widen(total);
@@ -275,8 +279,15 @@ struct Problem {
         for (int i = 0; i < 3; ++i) sum[i] += partial[3 * t + i];
       // The biased estimator has the diagonals in, where k is 1.
       const double diagonal = a.unbiased ? 0 : a.n_scales;
-      a.value[b] =
-          T(wx * (2 * sum[0] + n * diagonal) + wy * (2 * sum[1] + m * diagonal) + wxy * sum[2]);
+      // Divided, so that kernel values that are all 1 leave nothing.
+      double value = (2 * sum[0] + n * diagonal) / (n * (n - off));
+      if (a.m)
+        value += (2 * sum[1] + m * diagonal) / (m * (m - off)) - 2 * (sum[2] / (n * m));
+      else
+        value += sum[2];
+      // A squared norm, which rounding does not make negative; NaN stays NaN.
+      if (!a.unbiased && value < 0) value = 0;
+      a.value[b] = T(value);
     }
     team.wait();
   }

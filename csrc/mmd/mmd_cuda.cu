@@ -346,14 +346,17 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, O>)
 template <class T>
 __global__ void __launch_bounds__(kTileThreads)
     finish_value(const double* x_values, const double* y_values, int x_count, int y_count,
-                 double diagonals, T* value) {
+                 double diagonals, bool unbiased, T* value) {
   double sum = 0;
   for (int i = threadIdx.x; i < x_count; i += kTileThreads)
     sum += x_values[std::int64_t(blockIdx.x) * x_count + i];
   for (int i = threadIdx.x; i < y_count; i += kTileThreads)
     sum += y_values[std::int64_t(blockIdx.x) * y_count + i];
   sum = block_sum<kTileThreads>(sum);
-  if (threadIdx.x == 0) value[blockIdx.x] = T(sum - diagonals);
+  sum -= diagonals;
+  // A squared norm, which rounding does not make negative; NaN stays NaN.
+  if (!unbiased && sum < 0) sum = 0;
+  if (threadIdx.x == 0) value[blockIdx.x] = T(sum);
 }
 
 template <class T>
@@ -513,7 +516,7 @@ void run(const MMDCuda<T>& a) {
   if (a.value)
     launch(finish_value<T>, dim3(unsigned(a.batch)), kTileThreads, stream, values,
            values + px.values, int(px.values / a.batch), int(py.values / a.batch),
-           off * a.n_scales * (n * wx + m * wy), a.value);
+           off * a.n_scales * (n * wx + m * wy), a.unbiased, a.value);
 }
 
 }  // namespace

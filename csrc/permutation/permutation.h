@@ -33,7 +33,9 @@ inline Weights weights(std::int64_t n, std::int64_t m) {
 // (batch, ceil(N / 32), columns), of which bit j of word w of a column is the label of point 32 w +
 // j; columns is a multiple of kColumns, and a batch stride of 0 repeats one set of labels.
 // values (batch, columns). A number taken from all k_ij changes no value: with `centre` (batch)
-// about their mean, the sums are small, and so is what they are rounded by.
+// about their mean, the sums are small, and so is what they are rounded by. Where most of k is near
+// n_scales, its value at distance 0, k less that is what keeps its digits: a negative centre is
+// taken from it.
 template <class T>
 struct Permutation {
   const T* x;

@@ -5,11 +5,16 @@
 // j has as many values as those columns have labellings, 16 for four of them, and a vector register
 // holds 16. One permutation of a register by the label bits of 16 labellings is thus worth four
 // multiply-adds. Per labelling that leaves a sum over the rows, weighted by their labels.
+//
+// Sums of float32 over a tile are rounded by chance where labels are drawn by chance. The first
+// labelling is the one that others are compared to, and whole tiles of one label are its rule: it
+// is summed up in float64.
 
 #include "permutation/permutation.h"
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #if defined(__clang__) && defined(__AVX2__)
 #include <immintrin.h>
@@ -133,6 +138,17 @@ struct Problem {
     team.wait();
   }
 
+  // k - 1 of one scale, to the rounding of itself.
+  static VIMAE_INLINE Vec<T> less_one(Vec<T> s, T c) {
+    if constexpr (F == Family::rbf) {
+      return expm1_of_product<T>(s, c);
+    } else {
+      const Vec<T> most = splat(std::numeric_limits<T>::max() / 4);
+      s = s > most ? most : s;
+      return -s * VectorOps<T>::reciprocal(s + c);
+    }
+  }
+
   // k - centre of the pairs of two panels into the tile; returns their sum.
   double fill(std::int64_t p, std::int64_t q, T centre) const {
     const std::int64_t rows = std::min<std::int64_t>(P, a.N - p * P),
@@ -151,7 +167,10 @@ struct Problem {
         if (i < rows && j < columns) {
           const Vec<T> s = load(tile + i * P + j), column = lane_numbers<T>() + T(j);
           for (int l = 0; l < a.n_scales; ++l)
-            add_scale<VectorOps<T>, F, false, false>(s, scale[l], value, none, none);
+            if (centre < 0)
+              value += less_one(s, scale[l].c);
+            else
+              add_scale<VectorOps<T>, F, false, false>(s, scale[l], value, none, none);
           const auto pair = (column < splat(T(columns))) & (column > splat(T(p == q ? i : -1)));
           value = pair ? value - centre : none;
         }
@@ -178,6 +197,23 @@ struct Problem {
       // Sums leave a tile in float64.
       for (int l = 0; l < V; ++l) to[c + l] += double(part[c + l]);
     }
+    if (sizeof(T) == 4) to[0] += of_first(labels, p, q) - double(part[0]);
+  }
+
+  // That sum for the first labelling, in float64.
+  double of_first(const std::uint32_t* labels, std::int64_t p, std::int64_t q) const {
+    const auto label = [&](std::int64_t i) {
+      return i < a.N && labels[i / kWord * a.columns] >> (i % kWord) & 1;
+    };
+    double y[2][P] = {};  // sums over the rows, by their labels
+    for (int i = 0; i < P && p * P + i < a.N; ++i)
+      for (int j = 0; j < P; j += V) add_wide(y[label(p * P + i)] + j, load(tile + i * P + j));
+    // u as the others have it.
+    const double first = double(T(w.first)), second = double(T(w.second));
+    double total = 0;
+    for (int j = 0; j < P; ++j)
+      total += (label(q * P + j) ? first : second) * (first * y[1][j] + second * y[0][j]);
+    return total;
   }
 
   // The share of kRows rows and of kGroups groups of columns, from group g of a word on.

@@ -40,6 +40,18 @@ struct Args {
   double* totals;  // [batch][programs]: sums of k_ij
 };
 
+// k - 1 of one scale, to the rounding of itself.
+template <Family F, class T>
+__device__ T less_one(T s, T c) {
+  if constexpr (F == Family::rbf) {
+    return expm1(s * c);
+  } else {
+    constexpr T most = sizeof(T) == 4 ? T(1e38) : T(1e308);
+    s = s > most ? most : s;
+    return -s * DeviceOps::reciprocal(s + c);
+  }
+}
+
 template <class T, Family F>
 __global__ void __launch_bounds__(kThreads, 4) tiles(Args<T> a, Scales<T> scales) {
   constexpr int kStride = kPadded<T, kTile>;
@@ -111,8 +123,12 @@ __global__ void __launch_bounds__(kThreads, 4) tiles(Args<T> a, Scales<T> scales
         const T square = mine + __shfl_xor_sync(0xffffffffu, given, 16);
         const int i = p * kTile + row + r, j = q * kTile + tj + b;
         T value = 0, none = 0;
-        for (int l = 0; l < scales.count; ++l)
-          add_scale<DeviceOps, F, false, false>(square, scales.at[l], value, none, none);
+        for (int l = 0; l < scales.count; ++l) {
+          if (centre < 0)
+            value += less_one<F>(square, scales.at[l].c);
+          else
+            add_scale<DeviceOps, F, false, false>(square, scales.at[l], value, none, none);
+        }
         const bool pair = i < j && j < a.N;  // fault: i <= j
         values[b] = pair ? value - centre : T(0);
         tile_total += values[b];

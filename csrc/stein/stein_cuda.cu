@@ -37,7 +37,7 @@ struct Call {
   const T* score;
   int n, d, splits;
   double value;         // weight of u
-  double excluded;      // the same on the diagonal, if it is to be taken off
+  double included;      // the same on the diagonal, which u is not summed over, if it is to be in
   T weight;             // weight of what pulls on a row
   double* values;       // [batch][row blocks][splits]
   T* dz;                // [splits][batch][n][d]
@@ -92,6 +92,12 @@ constexpr int kOrder = S == Sum::stein   ? 1
 
 constexpr int kThreads = 128, kStage = 64, kFlush = 4096;
 
+// Whether points may meet themselves.
+template <bool Own>
+struct Meets {
+  static constexpr bool own = Own;
+};
+
 template <int D, int R, Family F, Sum S, bool One>
 __global__ void __launch_bounds__(kThreads, 2)
     register_kernel(Call<float> call, Terms<float> terms) {
@@ -102,7 +108,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Place at = place_of(call, kRows);
   const float* z = call.z + at.batch * call.n * call.d;
   float* dz = call.dz + at.split * call.stride + at.batch * call.n * call.d;
-  const double excluded = at.split == 0 ? call.excluded : 0;  // fault: call.excluded
+  const double included = at.split == 0 ? call.included : 0;  // fault: call.included
 
   // Rows of a thread are kThreads apart; beyond the last it repeats the last, and keeps nothing.
   const int row0 = at.row + threadIdx.x;
@@ -119,10 +125,10 @@ __global__ void __launch_bounds__(kThreads, 2)
       g[r][k] = 0;
       // On the diagonal e is 0 and each kernel 1.
       if (kPull && row < call.n && k < call.d)
-        dz[std::int64_t(row) * call.d + k] = float(-2 * excluded * terms.count) * x[r][k];
+        dz[std::int64_t(row) * call.d + k] = float(2 * included * terms.count) * x[r][k];
     }
     if (kValue && row < call.n)
-      value -= excluded * (2.0 * half[r] * terms.count - 2.0 * call.d * terms.slope);
+      value += included * (2.0 * half[r] * terms.count - 2.0 * call.d * terms.slope);
   }
 
   for (int part = 0; part < (kPull ? 1 : 2); ++part) {
@@ -147,35 +153,45 @@ __global__ void __launch_bounds__(kThreads, 2)
         __syncthreads();  // fault: barrier
       }
       float v[R] = {};
+      const auto add = [&](auto meets) {
 #pragma unroll(One ? 4 : 1)
-      for (int j = 0; j < count; ++j) {
-        float y[D];
+        for (int j = 0; j < count; ++j) {
+          float y[D];
 #pragma unroll
-        for (int k = 0; k < D; ++k) y[k] = stage[j * D + k];
+          for (int k = 0; k < D; ++k) y[k] = stage[j * D + k];
 #pragma unroll
-        for (int r = 0; r < R; ++r) {
-          float diff[D], s = 0, f[kOrder<S> + 1];
+          for (int r = 0; r < R; ++r) {
+            float diff[D], s = 0, f[kOrder<S> + 1];
 #pragma unroll
-          for (int k = 0; k < D; ++k) {
-            diff[k] = x[r][k] - y[k];
-            s = fmaf(diff[k], diff[k], s);
-          }
-          kernel_of<F, kOrder<S>, One>(s, terms, f);
-          float force = 0;
-          if constexpr (kValue) {
-            const float p = fmaf(-0.5f, s, half[r] + halves[j]);
-            v[r] += stein_kernel(s, p, s, f, float(call.d));
-            if constexpr (kPull) force = normal_force(s, p, f, float(call.d));
-          } else {
-            force = fmaf(-2.0f, f[1], f[0]);
-          }
-          if (kPull) {
-            mass[r] += f[0];
+            for (int k = 0; k < D; ++k) {
+              diff[k] = x[r][k] - y[k];
+              s = fmaf(diff[k], diff[k], s);
+            }
+            kernel_of<F, kOrder<S>, One>(s, terms, f);
+            float force = 0;
+            if constexpr (kValue) {
+              const float p = fmaf(-0.5f, s, half[r] + halves[j]);
+              const float u = stein_kernel(s, p, s, f, float(call.d));
+              const bool own = decltype(meets)::own && first + j == row0 + r * kThreads;
+              v[r] += own ? 0 : u;
+              if (own) f[0] = 0;
+              if constexpr (kPull) force = normal_force(s, p, f, float(call.d));
+            } else {
+              force = fmaf(-2.0f, f[1], f[0]);
+            }
+            if (kPull) {
+              mass[r] += f[0];
 #pragma unroll
-            for (int k = 0; k < D; ++k) g[r][k] = fmaf(force, diff[k], g[r][k]);
+              for (int k = 0; k < D; ++k) g[r][k] = fmaf(force, diff[k], g[r][k]);
+            }
           }
         }
-      }
+      };
+      // Only there are pairs of a point with itself.
+      if (kValue && first < at.row + kRows && at.row < first + count)
+        add(Meets<true>{});
+      else
+        add(Meets<false>{});
       double stage_value = 0;
 #pragma unroll
       for (int r = 0; r < R; ++r) stage_value += row0 + r * kThreads < call.n ? double(v[r]) : 0;
@@ -254,7 +270,7 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
   T* dz = call.dz + mine;
   T* dscore = call.dscore + mine;
   const bool both = kBoth && call.dscore;
-  const double excluded = at.split == 0 ? call.excluded : 0;  // fault: call.excluded
+  const double included = at.split == 0 ? call.included : 0;  // fault: call.included
   if (kPull) {
     for (int i = threadIdx.x; i < rows * d; i += kTileThreads) {
       dz[i] = 0;
@@ -344,7 +360,10 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
 #pragma unroll
         for (int a = 0; a < A; ++a) {
           const int i = P::row() + a, j = P::column() + b;
-          const bool pair = i < rows && j < columns;
+          // A point pulls on itself with e = 0, times a weight that may be any number beside what
+          // is left of the others.
+          const bool own = at.row + i == first + j;
+          const bool pair = i < rows && j < columns && !(kValue && own);
           T f[kOrder<S> + 1], of_e = 0;
           kernel_of<F, kOrder<S>, false>(s[a][b], terms, f);
           if (kNorms) p[a][b] = half[i] + half[kTileRows + j] - T(0.5) * s[a][b];
@@ -357,7 +376,7 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
           else
             of_e = (Normal ? f[0] : T(0)) - 2 * f[1];
           if (kPull) {
-            weights[0][a] = pair ? of_e : T(0);  // fault: of_e
+            weights[0][a] = pair && !own ? of_e : T(0);  // fault: of_e
             if (kBoth) weights[1][a] = pair ? -2 * f[1] : T(0);
             if (kScore) weights[kWeights - 1][a] = pair ? -f[0] : T(0);
             sums[0][a] += weights[0][a];
@@ -410,7 +429,7 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
     }
     __syncthreads();
     // On the diagonal e is 0 and each kernel 1.
-    const T diagonal = T(-2 * excluded * terms.count);  // fault: T(0)
+    const T diagonal = T(2 * included * terms.count);  // fault: T(0)
     for (int i = threadIdx.x; i < rows * d; i += kTileThreads) {
       const T e = x[0][i] - x[0][i % d], own = x[1][i], second = sum_second[i / d];
       T sum = sum_e[i / d] * e - dz[i];
@@ -423,13 +442,13 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
     }
   }
   if (kValue) {
-    for (int row = threadIdx.x; excluded != 0 && row < rows; row += kTileThreads) {
+    for (int row = threadIdx.x; included != 0 && row < rows; row += kTileThreads) {
       double square = 0;
       for (int k = 0; k < d; ++k) {
         const double v = x[1][std::int64_t(row) * d + k];
         square += v * v;
       }
-      value -= excluded * (square * terms.count - 2.0 * d * terms.slope);
+      value += included * (square * terms.count - 2.0 * d * terms.slope);
     }
     value = block_sum<kTileThreads>(value);
     if (threadIdx.x == 0) call.values[blockIdx.x] = value;
@@ -442,6 +461,8 @@ __global__ void __launch_bounds__(256) finish_value(const double* values, int co
   for (int i = threadIdx.x; i < count; i += 256)
     sum += values[std::int64_t(blockIdx.x) * count + i];
   sum = block_sum<256>(sum);
+  // A squared norm, which rounding does not make negative; NaN stays NaN.
+  if (!unbiased && sum < 0) sum = 0;
   if (threadIdx.x == 0) value[blockIdx.x] = T(sum);
 }
 
@@ -530,7 +551,7 @@ void run(const Plan& p, const T* z, const T* score, std::int64_t batch, std::int
                      int(d),
                      p.splits,
                      1 / pairs,
-                     unbiased ? 1 / pairs : 0,
+                     p.sum == Sum::stein || unbiased ? 0 : 1 / pairs,
                      T(p.sum == Sum::stein ? 1 / pairs : 2 / pairs),
                      values,
                      p.sums ? partial : dz,
@@ -553,7 +574,7 @@ void run(const Plan& p, const T* z, const T* score, std::int64_t batch, std::int
     launch(finish_sums<T>, each, 256, stream, call.dscore, p.splits, call.stride, dscore);
   if (p.values)
     launch(finish_value<T>, dim3(unsigned(batch)), 256, stream, values, int(p.values / batch),
-           value);
+           unbiased, value);
 }
 
 template <class T>

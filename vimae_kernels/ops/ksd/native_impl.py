@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ... import _native
 from ..._autograd import accumulator
+from ..._units import scale_free
 
 
+@scale_free(1, -1, returns=2)
 def ksd(
     z: Tensor, score: Tensor | None, family: str, scales: list[float], unbiased: bool
 ) -> Tensor:
@@ -18,6 +20,7 @@ def ksd(
     return value
 
 
+@scale_free(1, -1, returns=(2, 3, 1))
 def ksd_grad(
     z: Tensor,
     score: Tensor | None,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..._units import scale_free
+from ..mmd.reference import off_diagonal
 from ..stein.reference import kernel
 
 
+@scale_free(1, -1, returns=2)
 def ksd(z: Tensor, score: Tensor, family: str, scales: tuple[float, ...], unbiased: bool) -> Tensor:
     """The mean over pairs of u(x, y) of z (..., n, d) (Liu, Lee and Jordan 2016, theorem 3.6, eq. 14)."""
     n, d = z.shape[-2:]
@@ -20,7 +23,8 @@ def ksd(z: Tensor, score: Tensor, family: str, scales: tuple[float, ...], unbias
         + 2 * first * ((score_y - score_x) * (x - y)).sum(-1)
         - (4 * second * s + 2 * d * first)
     )
-    total = u.sum((-1, -2))
     if unbiased:
-        return (total - u.diagonal(dim1=-2, dim2=-1).sum(-1)) / (n * (n - 1))
-    return total / n**2
+        return off_diagonal(u).sum((-1, -2)) / (n * (n - 1))
+    # A squared norm: rounding never makes it negative, and leaves its gradient as it is.
+    value = u.sum((-1, -2)) / n**2
+    return value - value.detach().clamp(max=0)

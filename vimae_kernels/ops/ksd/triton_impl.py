@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from ..._triton import Shipped
+from ..._units import scale_free
 from ..stein import triton_impl as stein
 from ..stein.triton_impl import sums
 
@@ -16,6 +17,7 @@ def shipped() -> Iterator[Shipped]:
     return stein.shipped(value=True)
 
 
+@scale_free(1, -1, returns=2)
 def ksd(
     z: Tensor, score: Tensor | None, family: str, scales: list[float], unbiased: bool
 ) -> Tensor:
@@ -23,6 +25,7 @@ def ksd(
     return sums(z, score, family, scales, unbiased, value=True, pull=False)[0]
 
 
+@scale_free(1, -1, returns=(2, 3, 1))
 def ksd_grad(
     z: Tensor,
     score: Tensor | None,

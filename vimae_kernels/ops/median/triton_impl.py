@@ -48,9 +48,9 @@ def _count_kernel(
     tl.store(counts + tl.program_id(0), total)
 
 
-@triton.jit(do_not_specialize=["blocks", "wanted", "step"])
-def _settle_kernel(found, counts, blocks, wanted, step, BLOCK: tl.constexpr):
-    """Add `step` to found[b] if fewer than `wanted` pairs were counted."""
+@triton.jit(do_not_specialize=["blocks", "step"])
+def _settle_kernel(found, counts, wanted, blocks, step, BLOCK: tl.constexpr):
+    """Add `step` to found[b] if fewer than wanted[b] pairs were counted."""
     batch = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.int64)
@@ -58,7 +58,7 @@ def _settle_kernel(found, counts, blocks, wanted, step, BLOCK: tl.constexpr):
         index = start + offsets
         total += tl.load(counts + batch * blocks + index, mask=index < blocks, other=0)
     bits = tl.load(found + batch)
-    more = tl.sum(total) < wanted
+    more = tl.sum(total) < tl.load(wanted + batch)
     tl.store(found + batch, bits + more.to(bits.dtype) * step)
 
 
@@ -75,7 +75,7 @@ _SETTLE = Launch(
 def shipped() -> Iterator[Shipped]:
     """Every configuration, to compile ahead of time."""
     for bits, add in ((32, "FADD"), (64, "DADD")):
-        integers = {"found": f"*i{bits}", "counts": "*i64", "wanted": "i64", "step": f"i{bits}"}
+        integers = {"found": f"*i{bits}", "counts": "*i64", "wanted": "*i64", "step": f"i{bits}"}
         integers["below"] = f"i{bits}"
         # A subtraction and a multiply-add.
         pairs = Loop("distances", add, 1, 2)
@@ -86,7 +86,7 @@ def shipped() -> Iterator[Shipped]:
 
 
 def median_distance(x: Tensor) -> Tensor:
-    """The lower median over pairs i < j of ||x_i - x_j||: (...) for x (..., N, d)."""
+    """The lower median over pairs i < j of the ||x_i - x_j|| that are not 0: (...) for x (..., N, d)."""
     batch, (n, d) = x.shape[:-2], x.shape[-2:]
     problems = batch.numel()
     integer = torch.int64 if x.dtype == torch.float64 else torch.int32
@@ -95,14 +95,22 @@ def median_distance(x: Tensor) -> Tensor:
     packed = quads(x, None)
     blocks = triton.cdiv(n, _COUNT.constants["TILE"])
     counts = torch.empty(problems * blocks, dtype=torch.int64, device=x.device)
-    # The pair of rank (pairs - 1) // 2 has so many at or below it.
-    wanted = (n * (n - 1) // 2 - 1) // 2 + 1
+    pairs = n * (n - 1) // 2
     with on_device_of(x):
-        for bit in reversed(range(torch.iinfo(integer).bits - 1 if problems else 0)):
+
+        def count(below: int) -> None:
             _COUNT.kernel[(problems * blocks,)](
-                packed, found, counts, n, d, (1 << bit) - 1, **_COUNT.constants, **_COUNT.options
+                packed, found, counts, n, d, below, **_COUNT.constants, **_COUNT.options
             )
+
+        if problems:
+            count(0)
+        # Of those that do not coincide, the pair of the median's rank has so many of all at or below it.
+        zeros = counts.view(problems, blocks).sum(-1).clamp_(min=0)
+        wanted = zeros + torch.div(pairs - zeros - 1, 2, rounding_mode="floor") + 1
+        for bit in reversed(range(torch.iinfo(integer).bits - 1 if problems else 0)):
+            count((1 << bit) - 1)
             _SETTLE.kernel[(problems,)](
-                found, counts, blocks, wanted, 1 << bit, **_SETTLE.constants, **_SETTLE.options
+                found, counts, wanted, blocks, 1 << bit, **_SETTLE.constants, **_SETTLE.options
             )
     return found.view(x.dtype).sqrt().reshape(batch)

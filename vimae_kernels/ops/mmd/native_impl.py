@@ -9,14 +9,17 @@ from torch import Tensor
 
 from ... import _native
 from ..._autograd import accumulator
+from ..._units import scale_free
 
 
+@scale_free(1, 1, returns=0)
 def mmd(x: Tensor, y: Tensor, family: str, scales: list[float], unbiased: bool) -> Tensor:
     value = x.new_empty(x.shape[:-2], dtype=accumulator(x))
     _run(x, y, None, None, family, scales, unbiased, value, None, None)
     return value
 
 
+@scale_free(1, 1, returns=(0, 1, 1))
 def mmd_grad(
     x: Tensor,
     y: Tensor,
@@ -35,6 +38,7 @@ def mmd_grad(
     return value, dx, dy
 
 
+@scale_free(1, 1, 1, 1, returns=(1, 1))
 def mmd_hvp(
     x: Tensor, y: Tensor, vx: Tensor, vy: Tensor, family: str, scales: list[float], unbiased: bool
 ) -> tuple[Tensor, Tensor]:

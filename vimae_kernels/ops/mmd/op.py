@@ -14,7 +14,7 @@ from ..._distributed import check_group, from_first, gather
 from ..._operation import Derivative, on_backend, operation, saved_gradient
 from ...kernels import RBF, Kernel, resolve_kernel
 from ...priors import Prior, check_prior, sample_prior
-from ..median.op import median_distance
+from ..median.op import median_unit
 from . import closed_form, reference
 
 if TYPE_CHECKING:
@@ -119,12 +119,9 @@ def mmd(
     scales: tuple[float, ...]
     if isinstance(k, RBF) and k.bandwidth == "median":
         # A bandwidth per batch entry that no host ever sees: measure everything in units of it.
-        # Centred first, so that dividing rounds differences and not positions.
         x, y = x.to(accumulator(x)), y.to(accumulator(x))
-        pooled = torch.cat([x.detach(), y.detach()], -2)
-        centre = pooled.mean(-2, keepdim=True)
-        unit = median_distance(pooled, chosen)[..., None, None]
-        x, y, scales = (x - centre) / unit, (y - centre) / unit, (2.0,)
+        unit = median_unit(torch.cat([x.detach(), y.detach()], -2), chosen)
+        x, y, scales = unit.measure(x), unit.measure(y), (2.0,)
     else:
         scales = k.scales(z.shape[-1])
 

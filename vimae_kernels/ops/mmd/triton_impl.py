@@ -42,6 +42,7 @@ from ..._pairs_triton import (
     value_unit,
 )
 from ..._triton import Launch, Loop, Shipped, on_device_of
+from ..._units import scale_free
 
 # What a kernel computes.
 VALUE, GRADIENT, HESSIAN = 0, 1, 2
@@ -530,11 +531,13 @@ def _loops(d: int | None, dtype: torch.dtype, order: int, family: str) -> tuple[
     return (kernels, distances, gradient) if single else (kernels, gradient, distances)
 
 
+@scale_free(1, 1, returns=0)
 def mmd(x: Tensor, y: Tensor, family: str, scales: list[float], unbiased: bool) -> Tensor:
     """The squared MMD (...) of x (..., n, d) and y (..., m, d)."""
     return _run(VALUE, x, y, None, None, False, family, scales, unbiased)[0]
 
 
+@scale_free(1, 1, returns=(0, 1, 1))
 def mmd_grad(
     x: Tensor,
     y: Tensor,
@@ -551,6 +554,7 @@ def mmd_grad(
     return _run(GRADIENT if need_x else VALUE, x, y, None, None, need_y, family, scales, unbiased)
 
 
+@scale_free(1, 1, 1, 1, returns=(1, 1))
 def mmd_hvp(
     x: Tensor,
     y: Tensor,
@@ -626,6 +630,8 @@ def _run(
                 share, sums_x.numel(), VALUES=order != HESSIAN, BLOCK=_FINISH_BLOCK,
                 **_FINISH_OPTIONS,
             )  # fmt: skip
+    if order != HESSIAN and not unbiased:
+        value.clamp_(min=0)  # a squared norm, which rounding does not make negative; NaN stays NaN
     if tiled and order != VALUE:
         tile = launch.constants["ROWS"], launch.constants["DEPTH"]
         gx = gathered(sums_x, x, *tile).view(gx.shape)

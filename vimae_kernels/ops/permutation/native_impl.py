@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ... import _native
+from ..._units import scale_free
 
 
+@scale_free(1, returns=None)
 def permuted_mmd(
     x: Tensor, labels: Tensor, centre: Tensor, n: int, family: str, scales: list[float]
 ) -> Tensor:
@@ -18,7 +20,8 @@ def permuted_mmd(
     batch = x.shape[:-2].numel()
     if batch:
         stride = words * columns if labels.ndim > 2 else 0
-        x, labels, centre = x.contiguous(), labels.contiguous(), centre.contiguous()
+        x, labels = x.contiguous(), labels.contiguous()
+        centre = centre.to(x.dtype).contiguous()
         config = family == "rbf", scales
         _native.call(
             "permutation", x, x, labels, stride, centre, batch, size, n, d, columns, *config, values,

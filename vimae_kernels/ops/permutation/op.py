@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -14,11 +15,12 @@ from ..._backend import Backend, resolve
 from ..._operation import lead, on_backend, operation
 from ...kernels import RBF, Kernel, resolve_kernel
 from ...priors import Prior, check_prior, sample_prior
-from ..median.op import median_distance
-from ..mmd.reference import kernel_matrix
+from ..median.op import median_unit
+from ..mmd.reference import kernel_of
 from . import native_impl, reference
 
 COLUMNS = 32  # labellings come in multiples of it
+FEW = 16  # points whose kernel values with all others tell how large they are
 BLOCK = 2**26  # random numbers held at once where labels are drawn by sorting them
 
 
@@ -47,7 +49,8 @@ def mmd_test(
         p = (k + 1) / (P + 1)
 
     is a valid p-value: P(p <= alpha) <= alpha for every alpha, sample size and kernel. Divisions whose
-    statistic is equal up to rounding count as at or above. All kernel values are made once, in one pass
+    statistic is equal up to rounding, relative to what it is summed from, count as at or above. All
+    kernel values are made once, in one pass
     over the pairs; memory is O((n + m) (d + P)), of which the labels take (n + m) P / 8 bytes.
 
     Args:
@@ -100,27 +103,64 @@ def mmd_test(
     scales: tuple[float, ...]
     if isinstance(k, RBF) and k.bandwidth == "median":
         # A bandwidth per batch entry that no host ever sees, as in mmd.
-        unit = median_distance(pooled, chosen)[..., None, None]
-        pooled, scales = (pooled - pooled.mean(-2, keepdim=True)) / unit, (2.0,)
+        pooled, scales = median_unit(pooled, chosen).measure(pooled), (2.0,)
     else:
         scales = k.scales(pooled.shape[-1])
 
-    labels = _draw(permutations, n, size, generator, pooled.device, chosen)
+    order = None
+    if chosen != "reference" and pooled.device.type != "cpu":
+        # In one piece each, the samples would be summed up and rounded as no random division is.
+        order = _mixed(size, pooled.device)
+        pooled = pooled[..., order, :]
+    labels = _draw(permutations, n, size, generator, pooled.device, chosen, order)
+    centre, deviation = _centre(pooled, k.family, scales)
     if chosen == "reference":
         values = reference.permuted_mmd(pooled, unpack(labels, size), k.family, scales)
     else:
-        # About the mean kernel: the sums that follow are small, and so is their rounding.
-        centre = kernel_matrix(pooled[..., :16, :], pooled[..., -16:, :], k.family, scales)
-        centre = centre.mean((-1, -2))
         values = _permuted_mmd(pooled, labels, centre, n, k.family, scales, chosen)
     observed = values[..., :1]
-    # Two ways to the same sum differ by rounding: ties of data that repeat themselves are ties.
-    rounding = torch.finfo(dtype).eps / min(n, size - n) + torch.finfo(torch.float64).eps
-    tie = 16 * len(scales) * rounding
+    # Two ways to the same sum differ by rounding, and ties of data that repeat themselves are ties. Rounding is
+    # relative to what was summed: to what makes the statistic vary, and to what is in it and does not. Of a division
+    # that is quadratic * size / sqrt(2) * deviation times the square of its largest weight (csrc/permutation).
+    weight = reference.weights(n, size - n)
+    summed = weight.quadratic * size * (1 + abs(weight.shift)) ** 2 * deviation
+    eps = torch.finfo(dtype).eps
+    spread = values[..., 1 : permutations + 1].square().mean(-1, keepdim=True).sqrt()
+    tie = math.sqrt(eps) * spread + 128 * eps * summed[..., None]
     count = (values[..., 1 : permutations + 1] >= observed - tie).sum(-1)
     statistic = observed[..., 0]
     p = torch.where(statistic.isnan(), statistic, (count + 1) / (permutations + 1))
     return TwoSampleTest(statistic.to(dtype), p.to(dtype))
+
+
+def _mixed(size: int, device: torch.device) -> Tensor:
+    """An order of so many points in which neighbours come from everywhere: by the multiples of the golden ratio."""
+    places = torch.arange(size, device=device, dtype=torch.float64) * ((math.sqrt(5) - 1) / 2)
+    return places.frac().argsort()
+
+
+def _centre(x: Tensor, family: str, scales: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """About the mean kernel of two points, for the sums that follow to be small, and how far kernels are from it.
+
+    Of a few points with all others. A negative mean is that of k - len(scales): kernels that are nearly 1 keep their
+    digits so.
+    """
+    x_64 = x.double()
+    places = torch.linspace(0, x.shape[-2] - 1, FEW, device=x.device).long()
+    mode = "donot_use_mm_for_euclid_dist"
+    s = torch.cdist(x_64[..., places, :], x_64, compute_mode=mode).square()
+    others = places[:, None] != torch.arange(x.shape[-2], device=x.device)
+
+    def mean(k: Tensor) -> Tensor:
+        return (k * others).sum((-1, -2), keepdim=True) / others.sum()
+
+    less = reference.less_one(s, family, scales)
+    near = (mean(less) > -len(scales) / 2) & (mean(less) < -torch.finfo(x.dtype).tiny)
+    k = less.where(near, kernel_of(s, family, scales))
+    centre = mean(k)
+    # What is left of kernels that are all alike is what the centre is rounded by.
+    deviation = mean((k - centre).square()).sqrt() + torch.finfo(x.dtype).eps * centre.abs()
+    return centre[..., 0, 0].to(x.dtype), deviation[..., 0, 0]
 
 
 # Labels are bits: label j of a column is bit j % 32 of word j // 32, in int32 (words, columns). Column 0
@@ -134,7 +174,9 @@ def _draw(
     generator: torch.Generator | None,
     device: torch.device,
     backend: str,
+    order: Tensor | None = None,
 ) -> Tensor:
+    """Labels of points in the order given; None is that of the samples, z first."""
     columns = -(-(permutations + 1) // COLUMNS) * COLUMNS
     # As a keyword torch.compile would not have a generator, not even None.
     source: Any = {} if generator is None else {"generator": generator}
@@ -143,13 +185,16 @@ def _draw(
         seeds = torch.randint(most, (permutations,), device=device, **source)
         return _draw_labels(seeds, size, n, columns)  # type: ignore[no-any-return]
     identity = torch.arange(size, device=device) < n
+    if order is not None:
+        identity = identity[order]
     packed = [pack(identity[None])]
     at_once = max(1, BLOCK // size)
     for done in range(0, permutations, at_once):
         count = min(at_once, permutations - done)
         # The ranks of random numbers are a random permutation; ties, if any, are broken by position.
         u = torch.rand(count, size, device=device, **source)
-        packed.append(pack(u.argsort(-1) < n))
+        first = u.argsort(-1) < n
+        packed.append(pack(first if order is None else first[:, order]))
     labels = torch.cat(packed, -1)
     return torch.nn.functional.pad(labels, (0, columns - labels.shape[-1]))
 

@@ -7,13 +7,13 @@ one of two numbers, plus what does not depend on it: `weights`, as in csrc/permu
 program adds to sums of its own in memory, in float64; the sums of all programs are added in the end.
 
 Labels are +-1, which half precision holds exactly, and a float32 kernel value is two of them: high + low
-to 2^-22 of itself or 2^-25, whichever is more. So the product is two on tensor cores that add in float32.
+to 2^-22 of itself or 2^-38 of the largest in its tile, whichever is more: a power of two makes that nearly the
+largest number in half precision. So the product is two on tensor cores that add in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 import triton
@@ -28,25 +28,15 @@ from ..._pairs_triton import (
     padded,
     product,
     quads,
+    reciprocal,
+    scale,
     start_of,
     value_unit,
 )
 from ..._triton import Launch, Loop, Shipped, on_device_of
+from ..._units import scale_free
 from ..mmd.triton_impl import _pack, _scale_arguments
-
-
-class Weights(NamedTuple):
-    """u = sign + shift; the statistic is quadratic sum k_ij u_i u_j + total sum k_ij over i != j."""
-
-    shift: float
-    quadratic: float
-    total: float
-
-
-def weights(n: int, m: int) -> Weights:
-    zz, xx, zx = 1 / (n * (n - 1)), 1 / (m * (m - 1)), 1 / (n * m)
-    a = (zz + xx + 2 * zx) / 4
-    return Weights((zz - xx) / (4 * a), a, (n + m - 1) * zz * xx * zx / (4 * a))
+from .reference import weights
 
 
 @triton.jit
@@ -60,6 +50,31 @@ def _signs(labels, first, words, columns, cs, POINTS: tl.constexpr, PERMUTATIONS
     places = first % 32 + tl.arange(0, POINTS // WORDS)
     ones = (bits[:, None, :] >> places[None, :, None]) & 1
     return tl.reshape(ones, (POINTS, PERMUTATIONS)) * 2 - 1
+
+
+@triton.jit
+def _expm1(x, DOUBLE: tl.constexpr):
+    """e^x - 1 for x <= 0, to a few roundings of itself."""
+    DEGREE: tl.constexpr = 15 if DOUBLE else 8
+    near = tl.maximum(x, -0.5)
+    p = near * 0.0 + 1.0
+    for i in tl.static_range(DEGREE - 1):
+        p = tl.fma(near * p, 1.0 / (DEGREE - i), 1.0)
+    return tl.where(x < -0.5, tl.exp(x) - 1.0, near * p)
+
+
+@triton.jit
+def _less_one(s, scales, SCALES: tl.constexpr, IMQ: tl.constexpr, DOUBLE: tl.constexpr):
+    """The sum of k - 1 over the kernels, to the rounding of itself."""
+    total = s * 0.0
+    for i in tl.static_range(SCALES):
+        c = scale(scales, i, DOUBLE)
+        if IMQ:
+            far = tl.minimum(s, 1e37)
+            total -= far * reciprocal(far + c, DOUBLE)
+        else:
+            total += _expm1(s * (-1.0 / c), DOUBLE)
+    return total
 
 
 @triton.jit(do_not_specialize=["N", "d", "words", "columns", "programs", "label_stride"])
@@ -100,13 +115,16 @@ def _tiles_kernel(
         others = q * TILE + tl.arange(0, TILE)
         # The layout that the product below wants would spread the points of a thread, at a load for each.
         s, _ = distances(
-            x, p * TILE, padded(N), x, q * TILE, padded(N), d, start_of(scales, IMQ, DOUBLE),
-            False, DOUBLE, BLOCK, BLOCK, SIDE, SIDE,
+            x, p * TILE, padded(N), x, q * TILE, padded(N), d, 0.0, False, DOUBLE, BLOCK, BLOCK, SIDE, SIDE,
         )  # fmt: skip
         s = tl.reshape(tl.permute(s, (0, 2, 1, 3)), (TILE, TILE))
-        v, _a, _b = kernel(s, scales, SCALES, IMQ, DOUBLE)
+        if about < 0.0:
+            v = _less_one(s, scales, SCALES, IMQ, DOUBLE)
+        else:
+            v, _a, _b = kernel(s + start_of(scales, IMQ, DOUBLE), scales, SCALES, IMQ, DOUBLE)
+            v = v * unit
         pair = (rows[:, None] < others[None, :]) & (others < N)[None, :]
-        v = tl.where(pair, v * unit - about, 0.0)
+        v = tl.where(pair, v - about, 0.0)
         row_sums = tl.sum(v, 1)
         total += tl.sum(row_sums).to(tl.float64)
         row_sums = (row_sums * shift)[:, None]
@@ -114,6 +132,11 @@ def _tiles_kernel(
             v = tl.permute(tl.reshape(v, (BLOCK, SIDE, BLOCK, SIDE)), (0, 2, 1, 3))
             pieces = column_pieces(v)
         else:
+            # The power of two that makes the largest 2^14 ... 2^15, and its reciprocal, by their exponents.
+            exponent = tl.max(tl.abs(v)).to(tl.int32, bitcast=True) & 0x7F800000
+            exponent = tl.minimum(tl.maximum(exponent, 0x0F000000), 0x7E000000)
+            v *= (0x7F000000 - exponent + (14 << 23)).to(FLOAT, bitcast=True)
+            back = (exponent - (14 << 23)).to(FLOAT, bitcast=True)
             high = v.to(tl.float16)
             low = (v - high.to(FLOAT)).to(tl.float16)
         for c in range(0, columns, PERMUTATIONS):
@@ -129,7 +152,7 @@ def _tiles_kernel(
                 signs = _signs(labels, q * TILE, words, columns, cs, TILE, PERMUTATIONS)
                 signs = signs.to(tl.float16)
                 y = tl.dot(low, signs, out_dtype=FLOAT)
-                y = tl.dot(high, signs, y, out_dtype=FLOAT)
+                y = tl.dot(high, signs, y, out_dtype=FLOAT) * back
             own = _signs(labels, p * TILE, words, columns, cs, TILE, PERMUTATIONS).to(FLOAT)
             form = tl.sum((y + row_sums) * (own + shift), 0)
             before = tl.load(forms + cs, mask=cs < columns, other=0.0)
@@ -181,9 +204,9 @@ def shipped() -> Iterator[Shipped]:
                 # The products with labels have additions too.
                 product = "HMMA" if dtype == torch.float32 else "DMMA"
                 pairs = Loop("distances", add, 1, 2, without=product)
-                # An exponential in float64 has additions of its own.
-                around = Loop("kernel", "DSETP", 1, None)
-                loops = (around, pairs) if (family, add) == ("rbf", "DADD") else (pairs,)
+                # Kernels have additions of their own.
+                marker = "DSETP" if (family, add) == ("rbf", "DADD") else "MUFU"
+                loops = (Loop("kernel", marker, 1, None), pairs)
                 yield Shipped(
                     name,
                     launch,
@@ -193,6 +216,7 @@ def shipped() -> Iterator[Shipped]:
                 )
 
 
+@scale_free(1, returns=None)
 def permuted_mmd(
     x: Tensor, labels: Tensor, centre: Tensor, n: int, family: str, scales: list[float]
 ) -> Tensor:
@@ -214,7 +238,7 @@ def permuted_mmd(
     packed = quads(_pack(x, x.dtype), None)
     with on_device_of(x):
         launch.kernel[(problems * programs,)](
-            packed, labels.contiguous(), centre.contiguous(), forms, totals,
+            packed, labels.contiguous(), centre.to(x.dtype).contiguous(), forms, totals,
             size, d, words, columns, programs, words * columns if labels.ndim > 2 else 0,
             shift, w.shift - shift, _scale_arguments(scales, x.dtype),
             **launch.constants, **launch.options,

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ... import _native
 from ..._autograd import accumulator
+from ..._units import scale_free
 
 
+@scale_free(1, -1, returns=1)
 def stein_gradient(z: Tensor, score: Tensor | None, family: str, scales: list[float]) -> Tensor:
     dtype = accumulator(z)
     phi = z.new_empty(z.shape, dtype=dtype)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..._units import scale_free
 
+
+@scale_free(1, -1, returns=1)
 def stein_gradient(z: Tensor, score: Tensor, family: str, scales: tuple[float, ...]) -> Tensor:
     """phi_i = 1/n sum_j [k(z_i, z_j) score_j + grad_{z_j} k(z_j, z_i)] of z (..., n, d) (Liu and Wang 2016, eq. 8)."""
     e = z.unsqueeze(-2) - z.unsqueeze(-3)  # (..., i, j, d)

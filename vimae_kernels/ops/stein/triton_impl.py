@@ -52,6 +52,7 @@ from ..._pairs_triton import (
     value_unit,
 )
 from ..._triton import Launch, Loop, Shipped, on_device_of
+from ..._units import scale_free
 from ..mmd.triton_impl import (
     _FINISH_BLOCK,
     _FINISH_OPTIONS,
@@ -153,16 +154,21 @@ def _means(
     n, unbiased, split, scales,
     SCALES: tl.constexpr, IMQ: tl.constexpr, VALUE: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    """What a pair weighs in the value and in the pull, and what the diagonal does, to be taken off."""
+    """What a pair weighs in the value and in the pull, and what the diagonal does, which a biased discrepancy has.
+
+    It is left out of all sums of the discrepancy: taken off an unbiased one it would leave their rounding.
+    """
     pairs = n.to(tl.float64)
     if VALUE:
         pairs *= (n - unbiased).to(tl.float64)
     unit = value_unit(scales, IMQ, DOUBLE) / pairs
     weight = 2.0 * unit if VALUE else unit
-    # One of the splits takes it off. There e is 0, and the kernel 1.
-    excluded = tl.where(split == 0, unbiased, 0).to(tl.float64) / pairs
+    # One of the splits adds it. There e is 0, and the kernel 1.
+    included = tl.where(split == 0, 1 - unbiased, 0).to(tl.float64) / pairs
+    if not VALUE:
+        included *= 0.0
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    return unit, weight.to(dtype), (excluded * (-2.0 * SCALES)).to(dtype), excluded
+    return unit, weight.to(dtype), (included * (2.0 * SCALES)).to(dtype), included
 
 
 # The standard normal in few dimensions: coordinates in registers.
@@ -170,11 +176,11 @@ def _means(
 
 @triton.jit
 def _tile(
-    xs, half, p, norms, mask, total, mass, acc, scales,
+    xs, half, p, norms, mask, pairs, total, mass, acc, scales,
     D: tl.constexpr, SCALES: tl.constexpr, IMQ: tl.constexpr, VALUE: tl.constexpr,
     PULL: tl.constexpr, PAIRED: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    """Add the pairs of the rows xs and the columns at p, each to its element of the tile."""
+    """Add the pairs of the rows xs and the columns at p, each to its element of the tile; None are all of them."""
     ys = coordinates(p, mask, D, PAIRED)
     s = xs[0][:, None] - ys[0][None, :]
     ds = (s,)
@@ -188,10 +194,10 @@ def _tile(
         other = tl.load(norms, mask=mask, other=None if mask is None else 0.0)
         dot = s * -0.5 + (half[:, None] + other[None, :])
     f, u, a, _ = _pair(s, dot, None, D, scales, SCALES, IMQ, VALUE, True, DOUBLE)
-    if mask is not None:
-        f = tl.where(mask[None, :], f, 0.0)
-        u = tl.where(mask[None, :], u, 0.0)
-        a = tl.where(mask[None, :], a, 0.0)
+    if pairs is not None:
+        f = tl.where(pairs, f, 0.0)
+        u = tl.where(pairs, u, 0.0)
+        a = tl.where(pairs, a, 0.0)
     new = ()
     if PULL:
         for k in tl.static_range(D):
@@ -210,9 +216,18 @@ def _sweep(
     columns = tl.arange(0, COLUMNS)
     value = tl.full((), 0.0, tl.float64)
     # The tile's elements are summed apart, in chunks short enough for float32.
-    for chunk in range(start, stop, 128 * COLUMNS):
+    chunk = start
+    while chunk < stop:
         end = tl.minimum(chunk + 128 * COLUMNS, stop)
         full = end - (end - chunk) % COLUMNS
+        if VALUE:
+            # Where rows are among the columns a chunk is one tile, of which a point's pair with itself is left out.
+            if chunk + COLUMNS <= row:
+                end = tl.minimum(end, row)
+                full = end - (end - chunk) % COLUMNS
+            elif chunk < row + ROWS:
+                end = tl.minimum(chunk + COLUMNS, stop)
+                full = chunk
         total = tl.zeros((ROWS, COLUMNS), tl.float64 if DOUBLE else tl.float32)
         mass = total
         acc = ()
@@ -223,16 +238,21 @@ def _sweep(
         norms_at = norms + chunk + columns
         for _ in range(chunk, full, COLUMNS):
             total, mass, acc = _tile(
-                xs, half, p, norms_at, None, total, mass, acc, scales,
+                xs, half, p, norms_at, None, None, total, mass, acc, scales,
                 D, SCALES, IMQ, VALUE, PULL, PAIRED, DOUBLE,
             )  # fmt: skip
             p += COLUMNS * D
             norms_at += COLUMNS
         if full < end:
+            mask = full + columns < end
+            pairs = mask[None, :]
+            if VALUE:
+                pairs = pairs & ((row + tl.arange(0, ROWS))[:, None] != (full + columns)[None, :])
             total, mass, acc = _tile(
-                xs, half, p, norms_at, full + columns < end, total, mass, acc, scales,
+                xs, half, p, norms_at, mask, pairs, total, mass, acc, scales,
                 D, SCALES, IMQ, VALUE, PULL, PAIRED, DOUBLE,
             )  # fmt: skip
+        chunk = end
         rows = row + tl.arange(0, ROWS)
         if VALUE:
             value += tl.sum(tl.where((rows < n)[:, None], total, 0.0)).to(tl.float64)
@@ -265,7 +285,7 @@ def _register_kernel(
     half = xs[0]
     if VALUE:
         half = tl.load(norms + clamped) + _dot_start(scales, IMQ, DOUBLE)
-    unit, weight, diagonal, excluded = _means(
+    unit, weight, diagonal, included = _means(
         n, unbiased, split, scales, SCALES, IMQ, VALUE, DOUBLE
     )
     if PULL:
@@ -290,7 +310,7 @@ def _register_kernel(
             start, stop = tl.maximum(begin, row + ROWS), end
     if VALUE:
         corner = _corner(norms, rows, n, D, scales, SCALES, DOUBLE)
-        tl.store(values + tl.program_id(0), value * unit - corner * excluded)
+        tl.store(values + tl.program_id(0), value * unit + corner * included)
 
 
 # Any d and any score: a tile of distances is summed over all coordinates, then the weights it gives
@@ -365,13 +385,16 @@ def _tiled_sweep(
         f, u, a, g = _pair(s, p, q, d, scales, SCALES, IMQ, VALUE, NORMAL, DOUBLE)
         inside = (points(row, R, DOWN) < n)[:, None, :, None]
         inside = inside & (points(j, C, ACROSS) < stop)[None, :, None, :]
+        # A point pulls on itself with e = 0, times a weight that may be any number beside what is left of the others.
+        apart = points(row, R, DOWN)[:, None, :, None] != points(j, C, ACROSS)[None, :, None, :]
         if VALUE:
+            inside = inside & apart
             value += tl.sum(tl.sum(tl.where(inside, u, 0.0), 0), 0).to(tl.float64)
         if PULL:
             # sum_j a_ij (z_i - z_j) = (sum_j a_ij) (z_i - r) - sum_j a_ij (z_j - r) for every r: a
             # product of matrices, whose first term waits for the end. With r the block's first point
             # both are differences of points, so a common offset costs nothing here either.
-            a = tl.where(inside, a, 0.0)
+            a = tl.where(inside & apart, a, 0.0)
             a_sum += row_sums(tl.sum(a, 1))
             a = column_pieces(a)
             if NORMAL:
@@ -449,7 +472,7 @@ def _tiled_kernel(
     own = split.to(tl.int64) * share + (batch * (tl.cdiv(n, ROWS) * ROWS) + row) * quads * 4
     gx = tl.multiple_of(gx + own, 16)
     gs = tl.multiple_of(gs + own, 16)
-    unit, weight, diagonal, excluded = _means(
+    unit, weight, diagonal, included = _means(
         n, unbiased, split, scales, SCALES, IMQ, VALUE, DOUBLE
     )
     begin, end = share_of(row if not PULL else 0, n, split, splits, COLUMNS)
@@ -470,7 +493,7 @@ def _tiled_kernel(
     if VALUE:
         rows = row + tl.arange(0, ROWS)
         corner = _corner(norms, rows, n, d, scales, SCALES, DOUBLE)
-        tl.store(values + tl.program_id(0), value * unit - corner * excluded)
+        tl.store(values + tl.program_id(0), value * unit + corner * included)
 
 
 # Before 3.9 Triton may make no product of fewer than 16 columns of a tile, with which these spill a little.
@@ -558,6 +581,8 @@ def configuration(
     if scales > 1 and dtype == torch.float64:
         # Their constants leave the registers for one or two pairs of a thread.
         options["num_warps"] = 8
+    if value and not pull and dtype == torch.float32 and torch.version.hip is None:
+        options["maxnreg"] = 255
     return Launch(_register_kernel, {**constants, "D": d, "PAIRED": d % 2 == 0}, options)
 
 
@@ -626,6 +651,7 @@ def _loops(
     return (around, distances, pull_on) if pull else (around, distances)
 
 
+@scale_free(1, -1, returns=1)
 def stein_gradient(z: Tensor, score: Tensor | None, family: str, scales: list[float]) -> Tensor:
     """The Stein gradient (..., n, d) of z (..., n, d); without a score, that of the standard normal."""
     return sums(z, score, family, scales, False, value=False, pull=True)[1]
@@ -700,6 +726,8 @@ def sums(
                 values, out, partial, sums_x, sums_s, blocks * splits, problems, splits, share,
                 sums_x.numel(), VALUES=value, BLOCK=_FINISH_BLOCK, **_FINISH_OPTIONS,
             )  # fmt: skip
+    if value and not unbiased:
+        out.clamp_(min=0)  # a squared norm, which rounding does not make negative; NaN stays NaN
     if tiled and pull:
         tile = launch.constants["ROWS"], launch.constants["DEPTH"]
         gx = gathered(sums_x, z, *tile)
