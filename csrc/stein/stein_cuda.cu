@@ -456,7 +456,8 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, S, Normal>)
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) finish_value(const double* values, int count, T* value) {
+__global__ void __launch_bounds__(256)
+    finish_value(const double* values, int count, bool unbiased, T* value) {
   double sum = 0;
   for (int i = threadIdx.x; i < count; i += 256)
     sum += values[std::int64_t(blockIdx.x) * count + i];
