@@ -149,7 +149,7 @@ def test_distributions_of_users():
 @pytest.mark.parametrize(
     ("prior", "error", "message"),
     [
-        (torch.randn(6, 3), TypeError, "prior is a tensor, and samples have no score"),
+        (torch.zeros(6, 3), TypeError, "prior is a tensor, and samples have no score"),
         ("gaussian", ValueError, "prior is 'gaussian'; known names are ['logistic', 'normal']"),
         (3, TypeError, "prior is of type int; it must be a torch.distributions.Distribution"),
         (Normal(torch.zeros(4), 1.0), ValueError, "prior has batch_shape (4,), which does not"),

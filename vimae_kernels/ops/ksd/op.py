@@ -42,7 +42,8 @@ def ksd(
         prior: `"normal"`, N(0, I); `"logistic"`, independent coordinates of mean 0 and variance 1; or a
             `torch.distributions.Distribution` over R^d, or over R with independent coordinates, whose `log_prob` is
             differentiated.
-        kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults.
+        kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults. `RBF("median")` takes the median of the distances
+            between samples that are not zero; where all of them are zero the kernel is 1.
         estimator: `"unbiased"` (can be negative; needs n >= 2) or `"biased"` (never negative).
         score: grad log p at z (..., n, d), in place of `prior`; its leading dimensions broadcast against those of z.
             The gradient to z is then that at a fixed score, unless the score was computed from z. Or a function

@@ -55,7 +55,9 @@ def mmd(
             over R with independent coordinates; `"normal"`, N(0, I); or `"logistic"`, independent
             coordinates of mean 0 and variance 1. All but the first are sampled anew at every call,
             with m = n, reparameterised where the distribution can.
-        kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults. Its scales are constants.
+        kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults. Its scales are constants. `RBF("median")`
+            takes the median of the distances between pooled samples that are not zero; where all of them are
+            zero the MMD is 0, and so is its gradient.
         estimator: `"unbiased"` (can be negative; needs n, m >= 2), `"biased"` (never negative), or
             `"closed_form"` (can be negative; needs n >= 2, the prior `"normal"` or a distribution N(loc,
             scale^2 I), `Normal`, `MultivariateNormal` or `Independent`, and any kernel but `RBF("median")`;

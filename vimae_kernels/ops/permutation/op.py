@@ -59,8 +59,9 @@ def mmd_test(
             divisions, so each p-value is valid, but those of equal data are equal.
         x: samples (..., m, d), m >= 2, on the device of z; or a distribution or a name, as the prior of
             `mmd`, of which as many samples are drawn as z has.
-        kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults. The median heuristic takes the
-            pooled samples, which no permutation changes.
+        kernel: `IMQ`, `RBF`, or `"imq"`, `"rbf"` for their defaults. `RBF("median")` takes the
+            median of the distances between pooled samples that are not zero, which no permutation changes;
+            where all of them are zero the statistic is 0 and p 1.
         permutations: P, at least 1; the smallest p-value possible is 1 / (P + 1).
         generator: source of the permutations, and of samples of x before them; None is torch's default
             generator. The same state gives the same permutations on one device type and backend.

@@ -46,7 +46,9 @@ def stein_gradient(
         prior: `"normal"`, N(0, I); `"logistic"`, independent coordinates of mean 0 and variance 1; or a
             `torch.distributions.Distribution` over R^d, or over R with independent coordinates, whose
             `log_prob` is differentiated.
-        kernel: `RBF`, `IMQ`, or `"rbf"`, `"imq"` for their defaults.
+        kernel: `RBF`, `IMQ`, or `"rbf"`, `"imq"` for their defaults. `RBF("median")` takes the median of the
+            distances between samples that are not zero; where all of them are zero the kernel is 1, and
+            nothing pushes them apart.
         score: grad log p at z (..., n, d), in place of `prior`; its leading dimensions broadcast
             against those of z. Or a function that gives it for z.
         backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
