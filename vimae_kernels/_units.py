@@ -48,14 +48,14 @@ def unit_of(scales: list[float] | tuple[float, ...], dtype: torch.dtype) -> Unit
 
 
 def scale_free(
-    *powers: int, returns: int | tuple[int, ...] | None
+    *powers: int, returns: int | tuple[int | None, ...] | None
 ) -> Callable[[Function], Function]:
     """Makes a function of points and `scales` right for all scales.
 
     Args:
         powers: of the unit of length, in the function's first arguments: 1 for points and directions, -1 for scores.
         returns: the same of the tensors it returns, with the reciprocal of the unit: 1 for gradients, 0 for what
-            has no unit. None: they have none, and keep the dtype they come in.
+            has no unit. None: it has none, and keeps the dtype it comes in.
     """
 
     def decorate(function: Function) -> Function:
@@ -86,7 +86,9 @@ def scale_free(
     return decorate
 
 
-def _restored(t: Tensor, factor: float, power: int, like: Tensor) -> Tensor:
+def _restored(t: Tensor, factor: float, power: int | None, like: Tensor) -> Tensor:
+    if power is None:
+        return t
     # Step by step: a power of the factor may be beyond float64.
     for _ in range(power):
         t = t * factor

@@ -176,6 +176,7 @@ void check_small() {
   check<T>({1, 5, 35, 17, Weighting::mws});
   check<T>({2, 2, 2, 2, Weighting::mss});
   check<T>({1, 35, 35, 17, Weighting::mss});
+  check<T>({2, 20, 35, 3, Weighting::mss});  // the first rows of a larger minibatch
 }
 
 // Several blocks, stages and splits: once is enough, and of two of them in float.

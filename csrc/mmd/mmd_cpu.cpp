@@ -256,9 +256,10 @@ struct Problem {
   }
 
   void solve(std::int64_t b, Team team) {
+    const bool apart = a.pairs && a.m;  // no pairs within x and within y
     const double n = double(a.n), m = double(a.m), off = a.unbiased ? 1 : 0;
-    const double wx = 1 / (n * (n - off)), wy = m ? 1 / (m * (m - off)) : 0;
-    const double wxy = m ? -2 / (n * m) : 0;
+    const double wx = apart ? 0 : 1 / (n * (n - off)), wy = m && !apart ? 1 / (m * (m - off)) : 0;
+    const double wxy = m ? (apart ? 1 : -2) / (n * m) : 0;
     x.source = a.x + b * a.x_batch_stride, y.source = a.y + b * a.y_batch_stride;
     if (Hessian) x.direction = a.vx + b * a.n * a.d, y.direction = a.vy + b * a.m * a.d;
     if (team.rank == 0) weights(xx, 2 * wx), weights(yy, 2 * wy), weights(xy, wxy);
@@ -266,14 +267,14 @@ struct Problem {
     team.wait();
     const Tiles<T, Hessian> tiles{a.family, a.d, a.n_scales, scratch, team};
     double* mine = partial + 3 * team.rank;
-    mine[0] = symmetric(tiles, x, xx, team);
-    mine[1] = symmetric(tiles, y, yy, team);
+    mine[0] = apart ? 0 : symmetric(tiles, x, xx, team);
+    mine[1] = apart ? 0 : symmetric(tiles, y, yy, team);
     // The diagonal, which no sweep visits, is where an infinite coordinate turns into NaN.
     mine[2] = cross(tiles, team) + finite;
     team.wait();
     if (a.dx) unpack(x, a.dx + b * a.n * a.d, team);
     if (a.dy) unpack(y, a.dy + b * a.m * a.d, team);
-    if (team.rank == 0 && a.value) {
+    if (team.rank == 0 && (a.value || a.pairs)) {
       double sum[3] = {};
       for (int t = 0; t < team.size; ++t)
         for (int i = 0; i < 3; ++i) sum[i] += partial[3 * t + i];
@@ -281,13 +282,18 @@ struct Problem {
       const double diagonal = a.unbiased ? 0 : a.n_scales;
       // Divided, so that kernel values that are all 1 leave nothing.
       double value = (2 * sum[0] + n * diagonal) / (n * (n - off));
-      if (a.m)
+      if (apart)
+        value = sum[2] / (n * m);
+      else if (a.m)
         value += (2 * sum[1] + m * diagonal) / (m * (m - off)) - 2 * (sum[2] / (n * m));
       else
         value += sum[2];
       // A squared norm, which rounding does not make negative; NaN stays NaN.
       if (!a.unbiased && value < 0) value = 0;
-      a.value[b] = T(value);
+      if (a.pairs)
+        a.pairs[b] = value;
+      else
+        a.value[b] = T(value);
     }
     team.wait();
   }
