@@ -53,11 +53,11 @@ class Batches:
 
     The order of an epoch depends on the seed and the epoch alone, and `state_dict` says which batch
     is next: a resumed run sees what the uninterrupted one would have seen. Of several processes each
-    gets its share of every batch, every `world`-th image.
+    gets its share of every batch, in the order of their ranks.
 
     Args:
         images: (N, C, H, W).
-        batch_size: over all processes; at least two for each, at most N.
+        batch_size: over all processes; at least two for each, as many for each, at most N.
         seed: of the order.
         rank, world: which process this is, and of how many.
 
@@ -74,6 +74,10 @@ class Batches:
             raise ValueError(
                 f"batch_size is {batch_size}; it must be at least {2 * world}, two images for each of "
                 f"{world} process(es): batch normalisation and the MMD take two"
+            )
+        if batch_size % world:
+            raise ValueError(
+                f"batch_size is {batch_size}; it must be a multiple of {world} processes"
             )
         self.images = images
         self.batch_size = batch_size
@@ -93,7 +97,7 @@ class Batches:
             self.next += 1
             if self.next == len(self):
                 self.epoch, self.next = self.epoch + 1, 0
-            yield pixels(self.images[batch[self.rank :: self.world]])
+            yield pixels(self.images[batch.chunk(self.world)[self.rank]])
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "next": self.next}
@@ -163,7 +167,7 @@ class Module(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = {
             "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all(),
+            "cuda": [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [],
             "sums": {name: value.cpu() for name, value in self.sums.items()},
         }
         processes = [own] * self.trainer.world_size
@@ -182,18 +186,24 @@ class Module(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
-        own = run["processes"][self.trainer.global_rank]
-        self.sums = {name: value.to(self.device) for name, value in own["sums"].items()}
+        states = run["processes"]
+        if len(states) == self.trainer.world_size:
+            own = states[self.trainer.global_rank]["sums"]
+        else:
+            # Of another number of processes: all that is reported of sums is their mean.
+            sums = [state["sums"] for state in states]
+            own = {name: torch.stack([s[name] for s in sums]).mean(0) for name in sums[0]}
+        self.sums = {name: value.to(self.device) for name, value in own.items()}
         self.steps, self.total_steps = run["steps"], run["total_steps"]
         self.history = run["history"]
-        self.random_state = own
+        self.random_state = states[0]  # all processes draw the same
         self.batches.load_state_dict(run["batches"])
 
     def on_train_start(self) -> None:
         if self.random_state is not None:
             torch.set_rng_state(self.random_state["cpu"].cpu())
-            if len(self.random_state["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all([state.cpu() for state in self.random_state["cuda"]])
+            if self.device.type == "cuda" and self.random_state["cuda"]:
+                torch.cuda.set_rng_state(self.random_state["cuda"][0].cpu(), self.device)
 
 
 class _CheckpointFile(TorchCheckpointIO):
@@ -478,8 +488,6 @@ def fit(
         module = Module(model, batches, chosen)
         if rank > 0:
             console = Console(quiet=True)
-            # The noise of every process is its own.
-            torch.manual_seed(seed + 1_000_003 * rank)
         recorder = Recorder(run, data, device, lr_decay, console, progress)
         trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
         # Only the main thread may set, and will get, the signal.
