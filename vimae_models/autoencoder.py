@@ -184,7 +184,7 @@ class Autoencoder(nn.Module):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; it must be (B, {channels}, {height}, {width})"
             )
-        if self.training and len(x) == 1 and _normalising(self):
+        if self.training and len(x) == 1 and normalising(self):
             raise ValueError(
                 "x is a batch of one image; batch normalisation in training mode takes two or more: "
                 "drop a last batch of one, or choose a batch size that leaves none over"
@@ -247,7 +247,7 @@ def memory_bank(size: int, latent_dim: int) -> MemoryBank | None:
     return MemoryBank(size, latent_dim) if size else None
 
 
-def _normalising(module: nn.Module) -> list[Any]:
+def normalising(module: nn.Module) -> list[Any]:
     """The layers of batch normalisation."""
     return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
@@ -255,7 +255,7 @@ def _normalising(module: nn.Module) -> list[Any]:
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Inside, batch normalisation in training mode leaves its running statistics alone."""
-    layers = _normalising(module)
+    layers = normalising(module)
     before = [layer.track_running_stats for layer in layers]
     for layer in layers:
         layer.track_running_stats = False

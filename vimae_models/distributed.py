@@ -6,6 +6,7 @@ the ranks; without a group there is one process, and all here is as if this modu
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -13,13 +14,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
 
 
 def group() -> ProcessGroup | None:
@@ -137,8 +141,126 @@ def _normalised(layer: Any, x: Tensor) -> Tensor:
     return normal.to(x.dtype)
 
 
+def environment() -> ClusterEnvironment | None:
+    """What started this process as one of several, torchrun or SLURM; None where nothing did."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    found: ClusterEnvironment | None = None
+    if TorchElasticEnvironment.detect():
+        found = TorchElasticEnvironment()
+    elif SLURMEnvironment.detect():
+        found = SLURMEnvironment(auto_requeue=False)
+    return found if found is not None and found.world_size() > 1 else None
+
+
+def nodes() -> int:
+    """The machines that torchrun or SLURM uses, each with equally many processes."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
+    return int(os.environ.get("SLURM_NNODES", 1))
+
+
+_store: Any = None
+
+
+@contextmanager
+def joined() -> Iterator[int]:
+    """Inside, this process is in the group of those that torchrun or SLURM started: their number."""
+    global _store
+    found = environment()
+    if found is None:
+        yield 1
+        return
+    from torch.distributed.rendezvous import rendezvous
+
+    rank, world = found.global_rank(), found.world_size()
+    os.environ |= {"MASTER_ADDR": found.main_address, "MASTER_PORT": str(found.main_port)}
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(found.local_rank())
+        backend = "nccl"
+    _store, _, _ = next(rendezvous("env://", rank, world))
+    torch.distributed.init_process_group(backend, store=_store, rank=rank, world_size=world)
+    yield world
+    # Not after an error: it would wait for the others, which wait for this process.
+    torch.distributed.destroy_process_group()
+
+
+def agreed(function: Callable[[], T]) -> T:
+    """function() of this process; what it raises in any process, the first one's, all raise."""
+    result: Any = None
+    error = None
+    try:
+        result = function()
+    except Exception as raised:
+        error = raised
+    errors = [error]
+    if group() is not None:
+        errors *= torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(errors, error)
+    for error in errors:
+        if error is not None:
+            raise error
+    return result  # type: ignore[no-any-return]
+
+
+def of_first(function: Callable[[], T]) -> T:
+    """function() of the first process, on all."""
+    first = group() is None or torch.distributed.get_rank() == 0
+    found = [agreed(lambda: function() if first else None)]
+    if group() is not None:
+        torch.distributed.broadcast_object_list(found, 0)
+    return found[0]  # type: ignore[return-value]
+
+
+def check_equal(**values: Any) -> None:
+    """Raise ValueError where processes have different values."""
+    if group() is None:
+        return
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, values)
+    for rank, theirs in enumerate(found):
+        for name, value in found[0].items():
+            if theirs[name] != value:
+                raise ValueError(
+                    f"{name} is {theirs[name]} in process {rank}; in process 0 it is {value}"
+                )
+
+
+def first_to_fail() -> bool:
+    """Whether an error of this process is the one to be told: those of the others follow from it."""
+    if _store is None:
+        return rank_of_environment() == 0
+    try:
+        return _store.add("failed", 1) == 1  # type: ignore[no-any-return]
+    except RuntimeError:  # the store was in the process that died
+        return True
+
+
+def rank_of_environment() -> int:
+    """The rank that torchrun or SLURM gave this process, known before there is a group."""
+    variable = "RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_PROCID"
+    return int(os.environ.get(variable, 0))
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error is of the connection to another process, which has then ended."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    words = "gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe"
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
 GRACE = 5.0
 """Seconds the other processes get after one has failed."""
+
+
+# Beside Lightning's launchers, which `--devices` could do with but for three things. The one that
+# starts the script again trains in the process that was called: killed, it leaves the others waiting
+# and says nothing, and called from Python there is no script to start. The one that forks passes on
+# a traceback as text, not the error that is told in a line; and both end on Ctrl-C without a
+# checkpoint that all processes took part in.
 
 
 def launch(devices: int, function: Callable[..., object], *arguments: Any) -> None:
@@ -194,17 +316,29 @@ def launch(devices: int, function: Callable[..., object], *arguments: Any) -> No
         for process in processes:
             # Time to finish what it is writing; one that waits for the failed one never ends.
             process.join(GRACE)
-        if not failures.empty():
-            raise failures.get()
-        for process in processes:
+        errors = []
+        while not failures.empty():
+            errors.append(failures.get())
+        for error in errors:
+            if not lost(error):
+                raise error
+        for rank, process in enumerate(processes):
             if process.exitcode:
-                raise ChildProcessError(f"a training process ended with status {process.exitcode}")
+                raise ChildProcessError(f"training process {rank} {_end(process.exitcode)}")
+        if errors:
+            raise ChildProcessError("the training processes lost each other") from errors[0]
     finally:
         for process in processes:
             process.terminate()
             process.join()
         if main:
             signal.signal(signal.SIGINT, previous)
+
+
+def _end(status: int) -> str:
+    if status < 0:
+        return f"was ended by signal {-status} ({signal.Signals(-status).name})"
+    return f"ended with status {status}"
 
 
 def _one(
@@ -217,7 +351,16 @@ def _one(
 ) -> None:
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(max(1, torch.get_num_threads() // devices))
+    # Nobody would hear of what goes on after the death of the process that was called.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         function(*arguments)
     except Exception as error:
         failures.put(error)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

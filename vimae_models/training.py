@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from . import encoding, evaluation, files
+from . import distributed, encoding, evaluation, files
 from .autoencoder import Autoencoder
 from .data import ImageData, Images, pixels
 from .metrics import information
@@ -419,6 +420,7 @@ def fit(
     auxiliary_lr: float | None = None,
     precision: str = "32",
     devices: int = 1,
+    sync_batchnorm: bool = False,
     resume: bool = False,
     console: Console | None = None,
     progress: Callable[[int, int], bool | None] | None = None,
@@ -427,7 +429,7 @@ def fit(
 
     Ctrl-C lets the running step finish, writes the checkpoint and raises `Interrupted`. A run
     resumed from any checkpoint continues bit for bit as the uninterrupted one on the same machine
-    and number of CPU threads.
+    and number of CPU threads and processes; with another number of processes, to rounding.
 
     Args:
         model: on any device; trained on the accelerator if there is one.
@@ -440,8 +442,10 @@ def fit(
         lr_decay: factor on the learning rates after every epoch.
         seed: of the order of the batches; the noise and the prior come from torch's generator.
         precision: one of `PRECISIONS`; "64" leaves the model in float64.
-        devices: number of processes; with more than one this is called in each of them, by
-            `distributed.launch`, on equal models.
+        devices: number of processes; with more than one this is called in each of them, on equal
+            models and with torch's generators in equal states: by `distributed.launch`, or where
+            torchrun or SLURM started them. They train as one process would, to rounding.
+        sync_batchnorm: batch normalisation over the images of all processes, not of each.
         resume: start from the checkpoint in `run`.
         console: where progress goes; None is standard error.
         progress: called after every step with the steps done and all of them; if it returns True,
@@ -462,16 +466,21 @@ def fit(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     console = console if console is not None else Console(stderr=True)
+    environment = distributed.environment() if devices > 1 else None
+    nodes = distributed.nodes() if environment is not None else 1
     with warnings.catch_warnings():
         # Written for DataLoaders with workers and for loggers, neither of which is used here.
         warnings.filterwarnings("ignore", module="lightning.*")
         trainer = L.Trainer(
             accelerator="auto",
-            devices=devices,
+            devices=devices // nodes,
+            num_nodes=nodes,
             # Of two optimisers each leaves the parameters of the other without a gradient.
-            strategy=DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto",
+            strategy=DDPStrategy(find_unused_parameters=model.auxiliary is not None)
+            if devices > 1
+            else "auto",
             precision=precision,  # type: ignore[arg-type]
-            plugins=[_CheckpointFile(), LightningEnvironment()],
+            plugins=[_CheckpointFile(), environment or LightningEnvironment()],
             max_epochs=epochs,
             logger=False,
             enable_checkpointing=False,
@@ -493,15 +502,19 @@ def fit(
         # Only the main thread may set, and will get, the signal.
         main = threading.current_thread() is threading.main_thread()
         handler = recorder.interrupt if devices == 1 else recorder.interrupt_together
-        previous = signal.signal(signal.SIGINT, handler) if main else None
+        # torchrun and SLURM pass on a Ctrl-C, or what else is to end a job, as SIGTERM.
+        signals = [signal.SIGINT] if environment is None else [signal.SIGINT, signal.SIGTERM]
+        previous = {each: signal.signal(each, handler) for each in signals} if main else {}
+        normalisation = distributed.normalised_together(model) if sync_batchnorm else nullcontext()
         try:
             checkpoint = str(run / CHECKPOINT) if resume else None
-            trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+            with normalisation:
+                trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as error:
             # What Lightning makes of a second Ctrl-C.
             raise KeyboardInterrupt from error
         finally:
-            if main:
-                signal.signal(signal.SIGINT, previous)
+            for each, earlier in previous.items():
+                signal.signal(each, earlier)
             recorder.close()
     return module.history
