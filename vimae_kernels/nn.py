@@ -122,7 +122,7 @@ class TotalCorrelation(torch.nn.Module):
     """`vimae_kernels.total_correlation` as a module.
 
     Args:
-        weighting, dataset_size, backend: as of `vimae_kernels.total_correlation`.
+        weighting, dataset_size, group, backend: as of `vimae_kernels.total_correlation`.
     """
 
     def __init__(
@@ -130,13 +130,16 @@ class TotalCorrelation(torch.nn.Module):
         *,
         weighting: Literal["uniform", "mws", "mss"] = "uniform",
         dataset_size: int | None = None,
+        group: ProcessGroup | None = None,
         backend: Backend | None = None,
     ) -> None:
         super().__init__()
         check_weighting(weighting, dataset_size)
+        check_group(group)
         check_backend(backend)
         self.weighting = weighting
         self.dataset_size = dataset_size
+        self.group = group
         self.backend = backend
 
     def forward(self, z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
@@ -147,6 +150,7 @@ class TotalCorrelation(torch.nn.Module):
             log_var,
             weighting=self.weighting,
             dataset_size=self.dataset_size,
+            group=self.group,
             backend=self.backend,
         )
 

@@ -11,7 +11,7 @@
 
 namespace vimae {
 
-// w_ij: 1 / B, 1 / (B N) or, for n = B, with M = B - 1: 1 / N at j = i, (N - M) / (N M) at
+// w_ij: 1 / B, 1 / (B N) or, for n <= B, with M = B - 1: 1 / N at j = i, (N - M) / (N M) at
 // j = (i + 1) mod B and 1 / M elsewhere; N is the size of the data set.
 enum class Weighting { uniform, mws, mss };
 

@@ -72,7 +72,7 @@ struct Call {
     return T(-0.5 * kLog2E) * exp(-log_var_at(batch, j, k));
   }
   __device__ T weight_bits(int i, int j) const {
-    return j == i ? own_bits : j == (i + 1 == n ? 0 : i + 1) ? next_bits : T(0);
+    return j == i ? own_bits : j == (i + 1 == B ? 0 : i + 1) ? next_bits : T(0);
   }
 };
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ... import _checks
 from ..._backend import Backend, resolve
-from ..._distributed import check_group, gather
+from ..._distributed import Ranks, between_graphs, meet
 from ..._operation import (
     Derivative,
     no_forward_mode,
@@ -55,6 +55,7 @@ def aggregate_log_density(
     *,
     weighting: Weighting = "uniform",
     dataset_size: int | None = None,
+    group: ProcessGroup | None = None,
     backend: Backend | None = None,
 ) -> AggregateLogDensity:
     """Log density of an aggregated Gaussian posterior and of its marginals, at samples z.
@@ -81,6 +82,10 @@ def aggregate_log_density(
         weighting: `"uniform"`, `"mws"` or `"mss"`.
         dataset_size: N, the number of data points that the minibatch of B was drawn from, at least B for
             "mss"; "uniform" needs none and ignores it.
+        group: a torch.distributed process group: the densities at this rank's own samples z, of the aggregate of
+            the posteriors of all its ranks, which may have different n and B (for "mss", B = n on each). Derivatives
+            are those of the sum of all ranks' losses: averaged over ranks, as DDP and FSDP do, parameter gradients
+            are those of the mean of these losses. Backward exchanges them, so every rank must call it.
         backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
 
     Returns:
@@ -96,6 +101,11 @@ def aggregate_log_density(
     Source: IMAE, eq. 34; InfoVAE, App. B.2; Chen et al., Isolating Sources of Disentanglement in VAEs (2018),
     eq. 5 ("mws") and App. C.2 ("mss").
     """
+    if group is not None:
+        densities, _, _ = between_graphs(_densities_of_group)(
+            "aggregate_log_density", z, mean, log_var, weighting, dataset_size, group, backend
+        )
+        return AggregateLogDensity(*densities)
     z, mean, log_var, size, chosen = _prepare(z, mean, log_var, weighting, dataset_size, backend)
     densities = _densities("aggregate_log_density", z, mean, log_var, weighting, size, chosen)
     return AggregateLogDensity(*densities)
@@ -136,8 +146,9 @@ def latent_information(
     all in nats. Arguments, weights, dtypes and errors are those of `aggregate_log_density`; z are samples of
     the posteriors. Differentiable with respect to z, mean and log_var, once. With `group`, a
     torch.distributed process group, the samples and posteriors are those of all its ranks, in their order;
-    every rank returns the same, and its gradients with respect to its own tensors are those of a single
-    process which has all.
+    every rank returns the same bits. Its gradients with respect to its own tensors are those of a single process
+    which has all, times the number of ranks: so DDP and FSDP, which average parameter gradients over ranks, give
+    the single process's. Backward exchanges gradients, so every rank must call it, with the same upstream gradient.
 
     Estimates from one batch: I(x; z) has noise around log B, its most for B data points, because H(z) is sampled
     where H(z|x) is exact. InfoVAE's estimator (App. B.2), which samples both, never exceeds log B:
@@ -145,25 +156,39 @@ def latent_information(
 
     Source: IMAE, eq. 34 and App. B; InfoVAE, App. B.2; Chen et al. 2018, eq. 2.
     """
-    log_var = _of_every_posterior(log_var, mean)
     if group is not None:
-        z, mean, log_var = _gathered(z, mean, log_var, group)
+        return between_graphs(_information_of_group)(  # type: ignore[no-any-return]
+            z, mean, log_var, weighting, dataset_size, group, backend
+        )
     z, mean, log_var, size, chosen = _prepare(z, mean, log_var, weighting, dataset_size, backend)
     joint, marginal = _densities("latent_information", z, mean, log_var, weighting, size, chosen)
-    joint_entropy, marginal_entropy = -joint.mean(-1), -marginal.mean(-2)
-    log_var = log_var.to(joint.dtype)
-    # An infinite variance has no entropy: inf - inf is NaN, as for any other bad number.
-    log_var = log_var + (log_var - log_var).detach()
-    conditional = 0.5 * (1 + math.log(2 * math.pi) + log_var.mean(-2))
+    return _information(
+        -joint.mean(-1),
+        -marginal.mean(-2),
+        (joint - marginal.sum(-1)).mean(-1),
+        _finite(log_var.to(joint.dtype)).mean(-2),
+    )
+
+
+def _information(
+    joint_entropy: Tensor, marginal_entropy: Tensor, total_correlation: Tensor, log_var: Tensor
+) -> LatentInformation:
+    """`log_var` is the mean over the posteriors."""
+    conditional = 0.5 * (1 + math.log(2 * math.pi) + log_var)
     conditional = conditional.expand(marginal_entropy.shape)
     return LatentInformation(
         joint_entropy,
         marginal_entropy,
         conditional,
-        (joint - marginal.sum(-1)).mean(-1),
+        total_correlation,
         joint_entropy - conditional.sum(-1),
         marginal_entropy - conditional,
     )
+
+
+def _finite(log_var: Tensor) -> Tensor:
+    # An infinite variance has no entropy: inf - inf is NaN, as for any other bad number.
+    return log_var + (log_var - log_var).detach()
 
 
 def total_correlation(
@@ -173,31 +198,102 @@ def total_correlation(
     *,
     weighting: Weighting = "uniform",
     dataset_size: int | None = None,
+    group: ProcessGroup | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """Total correlation of the aggregated posterior, sum_k H(z_k) - H(z) = mean_i (joint_i - sum_k marginal_ik).
 
     The penalty of beta-TCVAE (`weighting="mws"` or `"mss"`) and IMAE (`"uniform"`), in nats, of shape (...):
     `latent_information(...).total_correlation` without the rest. Arguments, dtypes and errors are those of
-    `aggregate_log_density`.
+    `aggregate_log_density`; `group` is that of `latent_information`.
 
     Source: IMAE, eq. 10 and App. B; Chen et al., Isolating Sources of Disentanglement in VAEs (2018), eq. 2.
     """
+    if group is not None:
+        return between_graphs(_total_correlation_of_group)(  # type: ignore[no-any-return]
+            z, mean, log_var, weighting, dataset_size, group, backend
+        )
     z, mean, log_var, size, chosen = _prepare(z, mean, log_var, weighting, dataset_size, backend)
+    return _total(z, mean, log_var, weighting, size, chosen)
+
+
+def _total(
+    z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, size: int, chosen: str
+) -> Tensor:
     if chosen == "reference":
         joint, marginal = reference.log_density(z, mean, log_var, weighting, size)
         return (joint - marginal.sum(-1)).mean(-1)
     return _total_correlation(z, mean, log_var, weighting, size, chosen)  # type: ignore[no-any-return]
 
 
-def _gathered(
-    z: Tensor, mean: Tensor, log_var: Tensor, group: ProcessGroup
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What all ranks have."""
-    check_group(group)
-    for name, x in (("z", z), ("mean", mean), ("log_var", log_var)):
-        _checks.samples(name, x)
-    return gather("z", z, group), gather("mean", mean, group), gather("log_var", log_var, group)
+def _rows_of_group(
+    called: str,
+    z: Tensor,
+    mean: Tensor,
+    log_var: Tensor,
+    weighting: str,
+    dataset_size: int | None,
+    group: ProcessGroup,
+    backend: Backend | None,
+) -> tuple[Ranks, tuple[Any, ...]]:
+    """The ranks, and what this rank computes: its own z with the posteriors of all."""
+    size, chosen = 0, ""
+
+    def check() -> dict[str, Tensor]:
+        nonlocal z, mean, log_var, size, chosen
+        check_weighting(weighting, dataset_size)
+        size = 0 if dataset_size is None or weighting == "uniform" else int(dataset_size)
+        z, mean, log_var, _, chosen = _prepare(z, mean, log_var, "uniform", None, backend)
+        if weighting == "mss" and z.shape[-2] != mean.shape[-2]:
+            raise ValueError(
+                f"z has shape {tuple(z.shape)} and mean {tuple(mean.shape)}; weighting 'mss' needs as many "
+                "samples as posteriors on every rank"
+            )
+        return {"z": z, "mean": mean, "log_var": log_var}
+
+    # Backward talks: no rank may be without it.
+    differentiated = torch.is_grad_enabled() and tuple(
+        isinstance(x, Tensor) and x.requires_grad for x in (mean, log_var)
+    )
+    config = weighting, dataset_size, f"mean and log_var with gradient: {differentiated}"
+    ranks = meet(called, group, check, *config)
+    if weighting == "mss":
+        d = z.shape[-1]
+        _check_stratified((ranks.total("z"), d), (ranks.total("mean"), d), dataset_size)
+    z = ranks.enter(z)
+    mean, log_var = ranks.gather_for_own("mean", mean), ranks.gather_for_own("log_var", log_var)
+    if weighting == "mss":
+        # Row i has column i for its own: those of this rank come first.
+        first = ranks.own("mean").start
+        mean, log_var = mean.roll(-first, -2), log_var.roll(-first, -2)
+    return ranks, (z, mean, log_var, weighting, size, chosen)
+
+
+def _densities_of_group(called: str, *args: Any) -> tuple[tuple[Tensor, Tensor], Ranks, Tensor]:
+    """At this rank's samples; the ranks, and the log variances of all posteriors."""
+    ranks, rows = _rows_of_group(called, *args)
+    return _densities(called, *rows), ranks, rows[2]
+
+
+def _information_of_group(*args: Any) -> LatentInformation:
+    (joint, marginal), ranks, log_var = _densities_of_group("latent_information", *args)
+    n, dtype = ranks.total("z"), joint.dtype
+    joint, marginal = joint.double(), marginal.double()
+    # Every rank has all of log_var, and adds an equal share of its mean.
+    shares = (
+        -joint.sum(-1) / n,
+        -marginal.sum(-2) / n,
+        (joint - marginal.sum(-1)).sum(-1) / n,
+        _finite(log_var.double()).mean(-2) / ranks.size,
+    )
+    return LatentInformation(*(t.to(dtype) for t in _information(*map(ranks.sum, shares))))
+
+
+def _total_correlation_of_group(*args: Any) -> Tensor:
+    ranks, rows = _rows_of_group("total_correlation", *args)
+    mean_of_own = _total(*rows)
+    share = rows[0].shape[-2] / ranks.total("z")
+    return ranks.sum(mean_of_own.double() * share).to(mean_of_own.dtype)
 
 
 def _prepare(
@@ -255,6 +351,19 @@ def check_weighting(weighting: str, dataset_size: int | None) -> None:
         raise ValueError(f"dataset_size is {dataset_size}; it must be at least 1, and below 2^63")
 
 
+def _check_stratified(z: tuple[int, ...], mean: tuple[int, ...], dataset_size: int | None) -> None:
+    """Samples and posteriors of these shapes may be of one minibatch of the data set."""
+    B = mean[-2]
+    if z[-2] != B or B < 2:
+        raise ValueError(
+            f"z has shape {z} and mean {mean}; weighting 'mss' needs as many samples as posteriors, at least 2"
+        )
+    if dataset_size is not None and dataset_size < B:
+        raise ValueError(
+            f"dataset_size is {dataset_size}; for weighting 'mss' it must be at least the batch's {B}"
+        )
+
+
 def _check(
     z: Tensor, mean: Tensor, log_var: Tensor, weighting: str, dataset_size: int | None
 ) -> int:
@@ -273,15 +382,7 @@ def _check(
             f"{tuple(mean.shape)}, or one for all"
         )
     if weighting == "mss":
-        if z.shape[-2] != B or B < 2:
-            raise ValueError(
-                f"z has shape {tuple(z.shape)} and mean {tuple(mean.shape)}; weighting 'mss' needs as many "
-                "samples as posteriors, at least 2"
-            )
-        if dataset_size is not None and dataset_size < B:
-            raise ValueError(
-                f"dataset_size is {dataset_size}; for weighting 'mss' it must be at least the batch's {B}"
-            )
+        _check_stratified(tuple(z.shape), tuple(mean.shape), dataset_size)
     return 0 if dataset_size is None or weighting == "uniform" else int(dataset_size)
 
 

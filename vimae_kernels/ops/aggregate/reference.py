@@ -36,8 +36,8 @@ def weights(z: Tensor, columns: int, weighting: str, dataset_size: int) -> Tenso
     if weighting == "mws":
         return z.new_full((n, columns), 1 / (columns * dataset_size))
     others = columns - 1
-    own = torch.eye(n, dtype=z.dtype, device=z.device)
-    neighbour = own.roll(1, -1)  # row i has its 1 at column i + 1, the last row at column 0
+    own = torch.eye(n, columns, dtype=z.dtype, device=z.device)
+    neighbour = own.roll(1, -1)  # row i has its 1 at column i + 1, row B - 1 at column 0
     return (
         (1 - own - neighbour) / others
         + own / dataset_size

@@ -90,18 +90,18 @@ def _posterior(posteriors, at, DOUBLE: tl.constexpr):
 
 @triton.jit
 def _stratified(
-    bits, row, ROWS: tl.constexpr, rows, column, COLUMNS: tl.constexpr, columns, n, dataset_size
+    bits, row, ROWS: tl.constexpr, rows, column, COLUMNS: tl.constexpr, columns, B, dataset_size
 ):
-    """bits, and those by which the weights of a row's own posterior and of the next differ from 1 / (n - 1)."""
+    """bits, and those by which the weights of a row's own posterior and of the next differ from 1 / (B - 1)."""
     diagonal = (column <= row + ROWS) & (row < column + COLUMNS)
-    corner = (column == 0) & (row + ROWS >= n)
+    corner = (column == 0) & (row + ROWS >= B)
     if diagonal | corner:
-        others = (n - 1).to(tl.float64)
+        others = (B - 1).to(tl.float64)
         size = dataset_size.to(tl.float64)
         own_bits = tl.log2(others / size).to(bits.dtype)
         next_bits = tl.log2((size - others) / size).to(bits.dtype)
         bits = tl.where(columns == rows, bits + own_bits, bits)
-        bits = tl.where(columns == tl.where(rows == n - 1, 0, rows + 1), bits + next_bits, bits)
+        bits = tl.where(columns == tl.where(rows == B - 1, 0, rows + 1), bits + next_bits, bits)
     return bits
 
 
@@ -132,7 +132,7 @@ def _marginal_kernel(
         bits = tl.fma(difference * h, difference, offset)
         if STRATIFIED:
             bits = _stratified(
-                bits, row, OWN, rows[None, :], column, SWEPT, columns, n, dataset_size
+                bits, row, OWN, rows[None, :], column, SWEPT, columns, B, dataset_size
             )
         before = peak
         peak = tl.maximum(peak, tl.max(bits, 0))
@@ -168,7 +168,7 @@ def _marginal_rows_kernel(
         bits = tl.fma(slope, difference, offset)
         if STRATIFIED:
             bits = _stratified(
-                bits, row, OWN, rows[None, :], column, SWEPT, columns, n, dataset_size
+                bits, row, OWN, rows[None, :], column, SWEPT, columns, B, dataset_size
             )
         total = tl.fma(tl.exp2(bits - peak), slope, total)
     tl.store(dz + part * N + rows, tl.sum(total, 0) * tl.load(scales + at), mask=rows < n)
@@ -200,7 +200,7 @@ def _marginal_columns_kernel(
         bits = tl.fma(difference * h, difference, offset)
         if STRATIFIED:
             bits = _stratified(
-                bits, row, SWEPT, rows, column, OWN, columns[None, :], n, dataset_size
+                bits, row, SWEPT, rows, column, OWN, columns[None, :], B, dataset_size
             )
         q = tl.exp2(bits - tl.load(peaks + rows)) * tl.load(scales + rows)
         moved = q * difference
@@ -274,7 +274,7 @@ def _joint_kernel(
         )
         if STRATIFIED:
             columns = column + swept
-            low = _stratified(low, row, OWN, rows[None, :], column, SWEPT, columns, n, dataset_size)
+            low = _stratified(low, row, OWN, rows[None, :], column, SWEPT, columns, B, dataset_size)
         before = peak
         peak = tl.maximum(peak, tl.max(high, 0))
         # Within low of the maximum, which is as good: the largest term is about 1.
@@ -312,7 +312,7 @@ def _joint_rows_kernel(
         )
         if STRATIFIED:
             columns = column + swept
-            low = _stratified(low, row, OWN, rows[None, :], column, SWEPT, columns, n, dataset_size)
+            low = _stratified(low, row, OWN, rows[None, :], column, SWEPT, columns, B, dataset_size)
         p = tl.exp2((high - joint_high) + (low - joint_low))
         z_k, dz_k = z, dz
         for _ in range(0, d):
@@ -353,7 +353,7 @@ def _joint_columns_kernel(
         high, low = _joint_bits(z_k, swept, posteriors, offsets, own, N, C, d, DEEP, DOUBLE)
         if STRATIFIED:
             rows = row + swept
-            low = _stratified(low, row, SWEPT, rows, column, OWN, columns[None, :], n, dataset_size)
+            low = _stratified(low, row, SWEPT, rows, column, OWN, columns[None, :], B, dataset_size)
         joint_high, joint_low = tl.load(joint + row + swept), tl.load(joint + N + row + swept)
         p = tl.exp2((high - joint_high) + (low - joint_low)) * tl.load(scales + row + swept)
         total += tl.sum(p, 0)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from ... import _checks, _score
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
+from ..._distributed import between_graphs, meet
 from ..._operation import on_backend, saved_gradient
 from ...kernels import RBF, Kernel, resolve_kernel
 from . import reference
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 ESTIMATORS = ("biased", "unbiased")
 
@@ -25,6 +30,7 @@ def ksd(
     *,
     estimator: Literal["unbiased", "biased"] = "unbiased",
     score: _score.Score | None = None,
+    group: ProcessGroup | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """Squared kernel Stein discrepancy between the samples z and a prior p: a distance that needs no samples of p.
@@ -47,6 +53,11 @@ def ksd(
         score: grad log p at z (..., n, d), in place of `prior`; its leading dimensions broadcast against those of z.
             The gradient to z is then that at a fixed score, unless the score was computed from z. Or a function
             that gives it for z, and is differentiated.
+        group: a torch.distributed process group: the discrepancy of the samples of all its ranks,
+            which may have different n. Every rank returns the
+            same bits. The gradient with respect to a rank's own samples is that of a single process which has all,
+            times the number of ranks, so that DDP and FSDP, which average parameter gradients over ranks, give the
+            single process's; a rank's upstream gradient must be that of the others. Only first derivatives.
         backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
 
     Returns:
@@ -62,24 +73,68 @@ def ksd(
 
     Source: Liu, Lee and Jordan, A Kernelized Stein Discrepancy for Goodness-of-fit Tests (2016), theorem 3.6, eq. 14.
     """
+    if group is not None:
+        return between_graphs(_of_group)(z, prior, kernel, estimator, score, group, backend)  # type: ignore[no-any-return]
+    k, at_least, why = _check(z, prior, kernel, estimator, score)
+    _checks.samples("z", z, at_least, why)
+    chosen = resolve(backend, z.device)
+    x, s = _score.samples_and_score(z, prior, score)
+    return _of(x, s, k, estimator, chosen)
+
+
+def _check(
+    z: Tensor,
+    prior: Distribution | str,
+    kernel: Kernel,
+    estimator: str,
+    score: _score.Score | None,
+) -> tuple[Any, int, str]:
+    """The kernel, the least number of samples, and why so many."""
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator is {estimator!r}; known estimators are {list(ESTIMATORS)}")
-    unbiased = estimator == "unbiased"
     k = resolve_kernel(kernel)
-    median = isinstance(k, RBF) and k.bandwidth == "median"
-    at_least, why = (2, " for the unbiased estimator") if unbiased else (1, "")
-    if median and not unbiased:
-        at_least, why = 2, " for the median distance"
-    _checks.samples("z", z, at_least, why)
+    _checks.samples("z", z)
     _score.check(z, prior, score)
-    chosen = resolve(backend, z.device)
+    if estimator == "unbiased":
+        return k, 2, " for the unbiased estimator"
+    if isinstance(k, RBF) and k.bandwidth == "median":
+        return k, 2, " for the median distance"
+    return k, 1, ""
 
-    x, s = _score.samples_and_score(z, prior, score)
+
+def _of(x: Tensor, s: Tensor | None, k: Any, estimator: str, chosen: Backend) -> Tensor:
+    """The discrepancy of samples and their score, as of `_score.samples_and_score`."""
     unit = None
-    if median:
+    if isinstance(k, RBF) and k.bandwidth == "median":
         x, s, unit = _score.in_units_of_the_median(x, s, chosen)
-    value = _value(x, s, k.family, _score.scales_of(k, z.shape[-1]), unbiased, chosen)
+    scales = _score.scales_of(k, x.shape[-1])
+    value = _value(x, s, k.family, scales, estimator == "unbiased", chosen)
     return value if unit is None else value / unit[..., 0, 0].square()
+
+
+def _of_group(
+    z: Tensor,
+    prior: Distribution | str,
+    kernel: Kernel,
+    estimator: str,
+    score: _score.Score | None,
+    group: ProcessGroup,
+    backend: Backend | None,
+) -> Tensor:
+    k, at_least, why, chosen = None, 1, "", resolve("reference", torch.device("cpu"))
+
+    def check() -> dict[str, Tensor]:
+        nonlocal k, at_least, why, chosen, z, score
+        k, at_least, why = _check(z, prior, kernel, estimator, score)
+        chosen = resolve(backend, z.device)
+        z, score = _score.samples_and_score(z, prior, score)
+        return {"z": z} if score is None else {"z": z, "score": score}
+
+    ranks = meet("ksd", group, check, kernel, estimator)
+    z = ranks.gather("z", z)
+    _checks.samples("z", z, at_least, why)
+    s = None if score is None else ranks.gather("score", score)  # type: ignore[arg-type]
+    return _of(z, s, k, estimator, chosen)
 
 
 def _value(

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ... import _checks
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
-from ..._distributed import check_group, from_first, gather
+from ..._distributed import between_graphs, meet
 from ..._operation import Derivative, on_backend, operation, saved_gradient
 from ...kernels import RBF, Kernel, resolve_kernel
-from ...priors import Prior, check_prior, sample_prior
+from ...priors import Prior, check_prior, check_shapes, parameters, sample_prior
 from ..median.op import median_distance
 from . import closed_form, reference
 
@@ -63,10 +64,11 @@ def mmd(
             value the host reads: on a GPU that waits.
         generator: source of the prior's samples; None is torch's default generator, which another one
             leaves as it is.
-        group: a torch.distributed process group: the statistic over the samples of all its ranks, which
-            may have different n and m. Every rank returns the same value, and its gradient with respect
-            to the rank's own samples is that of a single process which has all (first derivatives only).
-            A prior that is not a tensor is sampled by the first rank for all.
+        group: a torch.distributed process group: the statistic over the samples of all its ranks, which may have
+            different n and m. Every rank returns the same bits. The gradient with respect to a rank's own samples is
+            that of a single process which has all, times the number of ranks, so that DDP and FSDP, which average
+            parameter gradients over ranks, give the single process's; a rank's upstream gradient must be that of
+            the others. Only first derivatives. A prior that is not a tensor is sampled by the first rank for all.
         backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
 
     Returns:
@@ -82,9 +84,9 @@ def mmd(
 
     Source: Gretton et al., A Kernel Two-Sample Test (2012), eqs. 3 and 5; VIMAE preprint, eq. 15.
     """
-    _check_estimator(estimator)
     if group is not None:
-        z, prior = _gathered(z, prior, estimator, generator, group)
+        return between_graphs(_of_group)(z, prior, kernel, estimator, generator, group, backend)  # type: ignore[no-any-return]
+    _check_estimator(estimator)
     unbiased = estimator != "biased"
     k = resolve_kernel(kernel)
     _checks.samples("z", z, *_at_least(estimator))
@@ -162,31 +164,45 @@ def _at_least(estimator: str) -> tuple[int, str]:
     return (1, "") if estimator == "biased" else (2, f" for the {estimator} estimator")
 
 
-def _gathered(
+def _of_group(
     z: Tensor,
     prior: Prior,
-    estimator: str,
+    kernel: Kernel,
+    estimator: Literal["unbiased", "biased", "closed_form"],
     generator: torch.Generator | None,
     group: ProcessGroup,
-) -> tuple[Tensor, Prior]:
-    """The samples of all ranks: of z, and of a prior that has to be sampled, which is done once for all."""
-    check_group(group)
-    _checks.samples("z", z)
+    backend: Backend | None,
+) -> Tensor:
+    """Of the samples of all ranks; a prior that has to be sampled is, once for all."""
+
+    def check() -> dict[str, Tensor]:
+        check_options(prior, kernel, "biased" if isinstance(prior, Tensor) else estimator)
+        _check_estimator(estimator)
+        _checks.samples("z", z)
+        _checks.generator(generator, z.device)
+        resolve(backend, z.device)
+        if estimator == "closed_form":
+            closed_form.check(prior, resolve_kernel(kernel), z)
+            return {"z": z}
+        if isinstance(prior, Tensor):
+            _checks.same_space("z", z, "prior", prior)
+            return {"z": z, "prior": prior}
+        if isinstance(prior, Distribution):
+            check_shapes(prior, z)
+            if torch.is_grad_enabled() and any(p.requires_grad for p in parameters(prior)):
+                raise ValueError(
+                    "prior is a distribution with parameters that need a gradient, which group= does not give: "
+                    "pass each rank's own samples of it"
+                )
+        return {"z": z}
+
+    ranks = meet("mmd", group, check, kernel, estimator)
+    x = ranks.gather("z", z)
     if isinstance(prior, Tensor):
-        _checks.samples("prior", prior)
-        _checks.same_space("z", z, "prior", prior)
-        return gather("z", z, group), gather("prior", prior, group)
-    _checks.generator(generator, z.device)
-    z = gather("z", z, group)
-    if estimator == "closed_form":
-        return z, prior
-    drawn = sample_prior(prior, z, generator)
-    if drawn.requires_grad:
-        raise ValueError(
-            "prior is a distribution with parameters that need a gradient, which group= does not give: "
-            "pass each rank's own samples of it"
-        )
-    return z, from_first(drawn, group)
+        prior = ranks.gather("prior", prior)
+    elif estimator != "closed_form":
+        prior = ranks.of_first(sample_prior(prior, x, generator))
+    return mmd(x, prior, kernel, estimator=estimator, generator=generator, backend=backend)
 
 
 # The operations, shared by the backends. x is (..., n, d) and y (..., m, d) with equal batch dimensions.

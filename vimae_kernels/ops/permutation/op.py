@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ... import _checks
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
+from ..._distributed import between_graphs, meet
 from ..._operation import lead, on_backend, operation
 from ...kernels import RBF, Kernel, resolve_kernel
-from ...priors import Prior, check_prior, sample_prior
+from ...priors import Prior, check_prior, check_shapes, sample_prior
 from ..median.op import median_distance
 from ..mmd.reference import kernel_matrix
 from . import native_impl, reference
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 COLUMNS = 32  # labellings come in multiples of it
 BLOCK = 2**26  # random numbers held at once where labels are drawn by sorting them
@@ -36,6 +41,7 @@ def mmd_test(
     *,
     permutations: int = 1000,
     generator: torch.Generator | None = None,
+    group: ProcessGroup | None = None,
     backend: Backend | None = None,
 ) -> TwoSampleTest:
     """Permutation test of whether z and x are samples of one distribution.
@@ -61,6 +67,9 @@ def mmd_test(
         permutations: P, at least 1; the smallest p-value possible is 1 / (P + 1).
         generator: source of the permutations, and of samples of x before them; None is torch's default
             generator. The same state gives the same permutations on one device type and backend.
+        group: a torch.distributed process group: the test of the samples of all its ranks, which may have
+            different n and m. Every rank returns the same bits. Permutations, and samples of x that is none, are
+            those of the first rank's generator.
         backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
 
     Returns:
@@ -77,8 +86,30 @@ def mmd_test(
     Source: Gretton et al., A Kernel Two-Sample Test (2012), eq. 3 and sec. 8; the added ones: Phipson
     and Smyth, Permutation P-values Should Never Be Zero (2010).
     """
-    k = resolve_kernel(kernel)
+    if group is not None:
+        return between_graphs(_of_group)(z, x, kernel, permutations, generator, group, backend)  # type: ignore[no-any-return]
+    k, permutations, chosen = _check(z, x, kernel, permutations, generator, backend)
     _checks.samples("z", z, 2)
+    if not isinstance(x, Tensor):
+        x = sample_prior(x, z, generator, "x")
+    _checks.samples("x", x, 2)
+    _checks.same_space("z", z, "x", x)
+    size = z.shape[-2] + x.shape[-2]
+    labels = _draw(permutations, z.shape[-2], size, generator, z.device, chosen)
+    return _test(z, x, labels, k, permutations, chosen)
+
+
+def _check(
+    z: Tensor,
+    x: Prior,
+    kernel: Kernel,
+    permutations: int,
+    generator: torch.Generator | None,
+    backend: Backend | None,
+) -> tuple[Any, int, Backend]:
+    """The kernel, the permutations and the backend, whatever the number of samples."""
+    k = resolve_kernel(kernel)
+    _checks.samples("z", z)
     check_prior(x, "x")
     if isinstance(permutations, bool) or not isinstance(permutations, Integral):
         raise TypeError(f"permutations is {permutations!r}; it must be an integer of at least 1")
@@ -86,12 +117,49 @@ def mmd_test(
     if permutations < 1:
         raise ValueError(f"permutations is {permutations}; it must be at least 1")
     _checks.generator(generator, z.device)
-    chosen = resolve(backend, z.device)
-    if not isinstance(x, Tensor):
-        x = sample_prior(x, z, generator, "x")
-    _checks.samples("x", x, 2)
-    _checks.same_space("z", z, "x", x)
+    if isinstance(x, Tensor):
+        _checks.samples("x", x)
+        _checks.same_space("z", z, "x", x)
+    return k, permutations, resolve(backend, z.device)
 
+
+def _of_group(
+    z: Tensor,
+    x: Prior,
+    kernel: Kernel,
+    permutations: int,
+    generator: torch.Generator | None,
+    group: ProcessGroup,
+    backend: Backend | None,
+) -> TwoSampleTest:
+    k, chosen = None, resolve("reference", torch.device("cpu"))
+
+    def check() -> dict[str, Tensor]:
+        nonlocal k, permutations, chosen
+        k, permutations, chosen = _check(z, x, kernel, permutations, generator, backend)
+        if isinstance(x, Tensor):
+            return {"z": z.detach(), "x": x.detach()}
+        if isinstance(x, Distribution):
+            check_shapes(x, z, "x")
+        return {"z": z.detach()}
+
+    ranks = meet("mmd_test", group, check, kernel, permutations)
+    z = ranks.gather("z", z.detach())
+    _checks.samples("z", z, 2)
+    if not isinstance(x, Tensor):
+        x = ranks.of_first(sample_prior(x, z, generator, "x"))
+    else:
+        x = ranks.gather("x", x.detach())
+    _checks.samples("x", x, 2)
+    size = z.shape[-2] + x.shape[-2]
+    labels = _draw(permutations, z.shape[-2], size, generator, z.device, chosen)
+    found = _test(z, x, ranks.of_first(labels), k, permutations, chosen)
+    return TwoSampleTest(*map(ranks.of_first, found))
+
+
+def _test(
+    z: Tensor, x: Tensor, labels: Tensor, k: Any, permutations: int, chosen: Backend
+) -> TwoSampleTest:
     z, x = z.detach(), x.detach()
     batch = torch.broadcast_shapes(z.shape[:-2], x.shape[:-2])
     dtype = accumulator(z) if accumulator(z) == torch.float64 else accumulator(x)
@@ -105,7 +173,6 @@ def mmd_test(
     else:
         scales = k.scales(pooled.shape[-1])
 
-    labels = _draw(permutations, n, size, generator, pooled.device, chosen)
     if chosen == "reference":
         values = reference.permuted_mmd(pooled, unpack(labels, size), k.family, scales)
     else:

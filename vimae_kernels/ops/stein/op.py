@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from ... import _checks, _score
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
-from ..._distributed import check_group, gather
+from ..._distributed import Ranks, between_graphs, meet
 from ..._operation import on_backend, operation
 from ...kernels import RBF, Kernel, resolve_kernel
 from . import reference
@@ -25,6 +26,7 @@ def stein_gradient(
     kernel: Kernel = "rbf",
     *,
     score: _score.Score | None = None,
+    group: ProcessGroup | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """Stein variational gradient: the direction that moves the samples z fastest towards a prior p.
@@ -49,6 +51,8 @@ def stein_gradient(
         kernel: `RBF`, `IMQ`, or `"rbf"`, `"imq"` for their defaults.
         score: grad log p at z (..., n, d), in place of `prior`; its leading dimensions broadcast
             against those of z. Or a function that gives it for z.
+        group: a torch.distributed process group: the rows of this rank's own samples in the Stein gradient of the
+            samples of all its ranks, which may have different n.
         backend: `"triton"`, `"native"` or `"reference"`; None takes the fastest that can run.
 
     Returns:
@@ -65,7 +69,13 @@ def stein_gradient(
     Source: Liu and Wang, Stein Variational Gradient Descent (2016), eq. 8; Zhao et al., InfoVAE (2019),
     sec. 4.1.2.
     """
-    return _phi(z, prior, kernel, score, backend).to(z.dtype)
+    if group is not None:
+        phi, *_ = between_graphs(_phi_of_group)(
+            "stein_gradient", z, prior, kernel, score, group, backend
+        )
+    else:
+        phi = _phi(z, prior, kernel, score, backend)
+    return phi.to(z.dtype)  # type: ignore[no-any-return]
 
 
 def stein_loss(
@@ -88,21 +98,50 @@ def stein_loss(
     Args, errors and source are those of `stein_gradient`, and
 
         group: a torch.distributed process group: the loss of the samples of all its ranks, which may have
-            different n. Every rank returns the same value, and its gradient with respect to the rank's own
-            samples is that of a single process which has all (first derivatives only).
+            different n. Every rank returns the same bits. The gradient with respect to a rank's own samples is that of
+            a single process which has all, times the number of ranks, so that DDP and FSDP, which average parameter
+            gradients over ranks, give the single process's; a rank's upstream gradient must be that of the others.
+            Only first derivatives.
 
     Returns:
         (...): float64 for float64 input, otherwise float32.
     """
     if group is not None:
-        check_group(group)
-        _checks.samples("z", z)
-        _score.check(z, prior, score)
-        own = _score.at(z.detach(), score)
-        z = gather("z", z, group)
-        score = None if own is None else gather("score", own.detach(), group)
+        return between_graphs(_loss_of_group)(z, prior, kernel, score, group, backend)  # type: ignore[no-any-return]
     phi = _phi(z, prior, kernel, score, backend)
     return (z.to(phi.dtype) * phi).sum((-1, -2)) / -z.shape[-2]
+
+
+def _loss_of_group(z: Tensor, *args: Any) -> Tensor:
+    phi, ranks = _phi_of_group("stein_loss", z, *args)
+    share = (ranks.enter(z).to(phi.dtype) * phi).sum((-1, -2), dtype=torch.float64)
+    return ranks.sum(share / -ranks.total("z")).to(phi.dtype)
+
+
+def _phi_of_group(
+    operation: str,
+    z: Tensor,
+    prior: Distribution | Literal["normal", "logistic"],
+    kernel: Kernel,
+    score: _score.Score | None,
+    group: ProcessGroup,
+    backend: Backend | None,
+) -> tuple[Tensor, Ranks]:
+    """This rank's rows."""
+
+    def check() -> dict[str, Tensor]:
+        nonlocal z, score
+        resolve_kernel(kernel)
+        _checks.samples("z", z)
+        _score.check(z, prior, score)
+        resolve(backend, z.device)
+        z, score = _score.samples_and_score(z.detach(), prior, score)
+        return {"z": z} if score is None else {"z": z, "score": score}
+
+    ranks = meet(operation, group, check, kernel)
+    z = ranks.gather("z", z)
+    s = None if score is None else ranks.gather("score", score.detach())  # type: ignore[union-attr]
+    return _phi(z, "normal", kernel, s, backend)[..., ranks.own("z"), :], ranks
 
 
 def _phi(
