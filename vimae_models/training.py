@@ -464,7 +464,8 @@ def fit(
         FloatingPointError: the loss became NaN or infinite.
         OSError: the folder cannot be written; the checkpoint before is whole.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(package).setLevel(logging.ERROR)
     console = console if console is not None else Console(stderr=True)
     environment = distributed.environment() if devices > 1 else None
     nodes = distributed.nodes() if environment is not None else 1
