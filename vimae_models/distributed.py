@@ -329,7 +329,8 @@ def launch(devices: int, function: Callable[..., object], *arguments: Any) -> No
             raise ChildProcessError("the training processes lost each other") from errors[0]
     finally:
         for process in processes:
-            process.terminate()
+            # Not SIGTERM, at which Lightning waits for the end of a step that may never come.
+            process.kill()
             process.join()
         if main:
             signal.signal(signal.SIGINT, previous)
