@@ -472,6 +472,8 @@ def fit(
     with warnings.catch_warnings():
         # Written for DataLoaders with workers and for loggers, neither of which is used here.
         warnings.filterwarnings("ignore", module="lightning.*")
+        # Of convolutions; DDP is right all the same.
+        warnings.filterwarnings("ignore", "Grad strides do not match")
         trainer = L.Trainer(
             accelerator="auto",
             devices=devices // nodes,
