@@ -8,12 +8,13 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 import vimae_kernels as vk
+from benchmarks import scaling
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo"
 )
 
-D, BATCH, SIZE = 3, (2,), 1000
+D, BATCH, SIZE, N = 3, (2,), 1000, 40
 
 
 class Model(torch.nn.Module):
@@ -317,7 +318,7 @@ def work(rank, world, folder):
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     group = dist.group.WORLD
     found = {name: evaluate(s, inputs(rank), group) for name, s in STATISTICS.items()}
-    torch.save(found, folder / f"{rank}.pt")
+    torch.save((found, scaling.count(N, D)), folder / f"{rank}.pt")
     if world == 2:
         refuses_second_derivatives(group)
         refuses_ranks_that_differ(group)
@@ -327,10 +328,37 @@ def work(rank, world, folder):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 4])
+def check_counts(world, count):
+    """Pairs computed and bytes received by one rank of so many, with N samples each, as docs/scaling.md has them."""
+    pairs = {name: pairs for name, (pairs, _) in count.items()}
+    one, all_pairs = N * N, (world * N) * (world * N - 1) // 2
+    assert pairs["mmd"] == (4 * world - 1) * one - N
+    assert pairs["mmd to a fixed sample"] == (3 * world - 1) * one - N
+    assert pairs["mmd of a name"] == (3 * world - 1) * one - N
+    assert 2 * pairs["mmd closed_form"] == (2 * world - 1) * one - N
+    assert pairs["aggregate_log_density"] == pairs["latent_information"] == 2 * world * one
+    assert pairs["total_correlation"] == world * one
+    # Not divided: on every rank.
+    assert pairs["ksd"] == pairs["stein_loss"] == all_pairs
+    assert pairs["mmd_test"] == 2 * world * N * (2 * world * N - 1) // 2
+    control = 40 * (world - 1)
+    received = {name: received - control for name, (_, received) in count.items()}
+    z = (world - 1) * N * D * 4
+    assert received["ksd"] == z
+    for name in ("mmd", "mmd to a fixed sample"):
+        assert received[name] == 2 * z + 8 * (world - 1)
+    assert received["mmd closed_form"] == z + 8 * (world - 1)
+    assert received["aggregate_log_density"] == 4 * z
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
 def test_ranks_together_are_one_process(world, tmp_path):
     multiprocessing.spawn(work, (world, tmp_path), nprocs=world)
-    every = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+    every, counts = zip(
+        *(torch.load(tmp_path / f"{rank}.pt") for rank in range(world)), strict=True
+    )
+    for count in counts:
+        check_counts(world, count)
     x = torch.cat([inputs(rank) for rank in range(world)], -2)
     for name, statistic in STATISTICS.items():
         expected, rows, gradients = evaluate(statistic, x)

@@ -52,6 +52,10 @@ class Ranks:
         """How many samples all ranks have together."""
         return sum(self.rows[name])
 
+    def share(self, name: str) -> float:
+        """Of these, the fraction that is this rank's."""
+        return self.rows[name][self.rank] / self.total(name)
+
     def own(self, name: str) -> slice:
         """Which of these are this rank's."""
         first = sum(self.rows[name][: self.rank])

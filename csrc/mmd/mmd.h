@@ -29,6 +29,9 @@ struct MMD {
   T* dx;
   T* dy;
   int threads;
+  // Where it is set, in place of all this and of value: the mean of k over the pairs of x and y or,
+  // with m = 0, over those of two different points of x; and the gradients are those of this mean.
+  double* pairs;
 };
 
 #define VIMAE_MMD(level) \
@@ -53,6 +56,7 @@ struct MMDCuda {
   T* value;
   T* dx;
   T* dy;
+  double* pairs;
   void* workspace;  // mmd_cuda_workspace bytes
   void* stream;     // cudaStream_t
 };

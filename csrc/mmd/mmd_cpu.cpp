@@ -252,9 +252,10 @@ struct Problem {
   }
 
   void solve(std::int64_t b, Team team) {
+    const bool apart = a.pairs && a.m;  // no pairs within x and within y
     const double n = double(a.n), m = double(a.m), off = a.unbiased ? 1 : 0;
-    const double wx = 1 / (n * (n - off)), wy = m ? 1 / (m * (m - off)) : 0;
-    const double wxy = m ? -2 / (n * m) : 0;
+    const double wx = apart ? 0 : 1 / (n * (n - off)), wy = m && !apart ? 1 / (m * (m - off)) : 0;
+    const double wxy = m ? (apart ? 1 : -2) / (n * m) : 0;
     x.source = a.x + b * a.x_batch_stride, y.source = a.y + b * a.y_batch_stride;
     if (Hessian) x.direction = a.vx + b * a.n * a.d, y.direction = a.vy + b * a.m * a.d;
     if (team.rank == 0) weights(xx, 2 * wx), weights(yy, 2 * wy), weights(xy, wxy);
@@ -262,21 +263,25 @@ struct Problem {
     team.wait();
     const Tiles<T, Hessian> tiles{a.family, a.d, a.n_scales, scratch, team};
     double* mine = partial + 3 * team.rank;
-    mine[0] = symmetric(tiles, x, xx, team);
-    mine[1] = symmetric(tiles, y, yy, team);
+    mine[0] = apart ? 0 : symmetric(tiles, x, xx, team);
+    mine[1] = apart ? 0 : symmetric(tiles, y, yy, team);
     // The diagonal, which no sweep visits, is where an infinite coordinate turns into NaN.
     mine[2] = cross(tiles, team) + finite;
     team.wait();
     if (a.dx) unpack(x, a.dx + b * a.n * a.d, team);
     if (a.dy) unpack(y, a.dy + b * a.m * a.d, team);
-    if (team.rank == 0 && a.value) {
+    if (team.rank == 0 && (a.value || a.pairs)) {
       double sum[3] = {};
       for (int t = 0; t < team.size; ++t)
         for (int i = 0; i < 3; ++i) sum[i] += partial[3 * t + i];
       // The biased estimator has the diagonals in, where k is 1.
       const double diagonal = a.unbiased ? 0 : a.n_scales;
-      a.value[b] =
-          T(wx * (2 * sum[0] + n * diagonal) + wy * (2 * sum[1] + m * diagonal) + wxy * sum[2]);
+      const double value =
+          wx * (2 * sum[0] + n * diagonal) + wy * (2 * sum[1] + m * diagonal) + wxy * sum[2];
+      if (a.pairs)
+        a.pairs[b] = value;
+      else
+        a.value[b] = T(value);
     }
     team.wait();
   }

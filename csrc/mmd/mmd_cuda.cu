@@ -9,6 +9,7 @@
 // products.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "common/launch.cuh"
 #include "common/tiles.cuh"
@@ -73,6 +74,7 @@ __device__ Columns<T> columns_of(const Side<T>& side, std::int64_t batch, int sp
   } else if (part == 1) {
     c.begin = side.n;
   }
+  if (part != 2 && side.own_value == 0) c.end = c.begin;  // pairs of x and y alone
   const int share = (c.end - c.begin + side.splits - 1) / side.splits;
   c.begin = min(c.begin + split * share, c.end);
   c.end = min(c.begin + share, c.end);
@@ -343,17 +345,17 @@ __global__ void __launch_bounds__(kTileThreads, kResident<T, O>)
 }
 
 // value[b] = the sum of problem b's partial values, less the diagonals, which the sweeps have in.
-template <class T>
+template <class Out>
 __global__ void __launch_bounds__(kTileThreads)
     finish_value(const double* x_values, const double* y_values, int x_count, int y_count,
-                 double diagonals, T* value) {
+                 double diagonals, Out* value) {
   double sum = 0;
   for (int i = threadIdx.x; i < x_count; i += kTileThreads)
     sum += x_values[std::int64_t(blockIdx.x) * x_count + i];
   for (int i = threadIdx.x; i < y_count; i += kTileThreads)
     sum += y_values[std::int64_t(blockIdx.x) * y_count + i];
   sum = block_sum<kTileThreads>(sum);
-  if (threadIdx.x == 0) value[blockIdx.x] = T(sum - diagonals);
+  if (threadIdx.x == 0) value[blockIdx.x] = Out(sum - diagonals);
 }
 
 template <class T>
@@ -455,8 +457,9 @@ void launch_side(Order order, const Plan& p, const Side<T>& side, const Scales<T
 template <Family F, class T>
 void run(const MMDCuda<T>& a) {
   const double n = double(a.n), m = double(a.m), off = a.unbiased ? 1 : 0;
-  const double wx = 1 / (n * (n - off)), wy = m ? 1 / (m * (m - off)) : 0;
-  const double wxy = m ? -2 / (n * m) : 0;
+  const bool apart = a.pairs && a.m;  // no pairs within x and within y
+  const double wx = apart ? 0 : 1 / (n * (n - off)), wy = m && !apart ? 1 / (m * (m - off)) : 0;
+  const double wxy = m ? (apart ? 1 : -2) / (n * m) : 0;
   const Plan px = plan<T>(x_order(a), a.batch, a.n, a.m, a.d),
              py = plan<T>(y_order(a), a.batch, a.m, a.n, a.d);
   double* values = static_cast<double*>(a.workspace);
@@ -510,10 +513,15 @@ void run(const MMDCuda<T>& a) {
   };
   finish(px, gx, a.batch * a.n * a.d, a.dx);
   finish(py, gy, a.batch * a.m * a.d, a.dy);
-  if (a.value)
-    launch(finish_value<T>, dim3(unsigned(a.batch)), kTileThreads, stream, values,
-           values + px.values, int(px.values / a.batch), int(py.values / a.batch),
-           off * a.n_scales * (n * wx + m * wy), a.value);
+  const auto finish_values = [&](auto* to) {
+    launch(finish_value<std::remove_pointer_t<decltype(to)>>, dim3(unsigned(a.batch)), kTileThreads,
+           stream, values, values + px.values, int(px.values / a.batch), int(py.values / a.batch),
+           off * a.n_scales * (n * wx + m * wy), to);
+  };
+  if (a.pairs)
+    finish_values(a.pairs);
+  else if (a.value)
+    finish_values(a.value);
 }
 
 }  // namespace

@@ -93,9 +93,11 @@ Call call_of(const Problem& p, const Data<T>& in, const double* scales, Outputs 
 }
 
 template <class T>
-Results<T> on_cuda(const Problem& p, const Data<T>& in, const double* scales, Outputs outputs) {
+Results<T> on_cuda(const Problem& p, const Data<T>& in, const double* scales, Outputs outputs,
+                   double* pairs = nullptr) {
   Results<T> out;
   MMDCuda<T> a = call_of<MMDCuda<T>>(p, in, scales, outputs, out);
+  a.pairs = pairs;
   std::vector<char> workspace = poisoned<char>(mmd_cuda_workspace(a));
   a.workspace = workspace.data();
   mmd_cuda(a);
@@ -103,9 +105,10 @@ Results<T> on_cuda(const Problem& p, const Data<T>& in, const double* scales, Ou
 }
 
 Results<double> on_cpu(const Problem& p, const Data<double>& in, const double* scales,
-                       Outputs outputs) {
+                       Outputs outputs, double* pairs = nullptr) {
   Results<double> out;
   MMD<double> a = call_of<MMD<double>>(p, in, scales, outputs, out);
+  a.pairs = pairs;
   a.threads = 1;
   mmd_dispatch(a);
   return out;
@@ -155,6 +158,17 @@ void check(const Problem& p, bool first = true) {
     compare(with_dy, "value and dy");
   }
   compare(both, "value and both");
+  if (p.unbiased) {
+    std::vector<double> mean = poisoned<double>(p.batch), want_mean = mean;
+    const Results<double> w = on_cpu(p, exact, scales, both, want_mean.data());
+    on_cuda(p, in, scales, value_only, mean.data());
+    close("mean: " + describe(p, type, "pairs"), mean, want_mean, p.batch, 10 * eps, p.n_scales);
+    const Results<T> got = on_cuda(p, in, scales, both, mean.data());
+    const std::string what = describe(p, type, "pairs and both");
+    close("mean: " + what, mean, want_mean, p.batch, 10 * eps, p.n_scales);
+    close("dx: " + what, got.dx, w.dx, p.batch, 500 * eps);
+    close("dy: " + what, got.dy, w.dy, p.batch, 500 * eps);
+  }
   // Its kernel does not keep rows in registers, and so many of them would take half a minute.
   if (p.n <= 1024) compare(hessian, "Hessian");
 }

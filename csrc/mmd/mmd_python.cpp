@@ -10,7 +10,7 @@ template <class T>
 void mmd_cpu(Address x, Address y, std::int64_t x_batch_stride, std::int64_t y_batch_stride,
              Address vx, Address vy, std::int64_t batch, std::int64_t n, std::int64_t m,
              std::int64_t d, bool rbf, const std::vector<double>& scales, bool unbiased,
-             Address value, Address dx, Address dy, int threads) {
+             Address value, Address dx, Address dy, Address pairs, int threads) {
   auto at = [](Address address) { return reinterpret_cast<T*>(address); };
   const vimae::MMD<T> args{at(x),
                            at(y),
@@ -29,7 +29,8 @@ void mmd_cpu(Address x, Address y, std::int64_t x_batch_stride, std::int64_t y_b
                            at(value),
                            at(dx),
                            at(dy),
-                           threads};
+                           threads,
+                           reinterpret_cast<double*>(pairs)};
 #define VIMAE_CALL mmd_cpu(args)
   VIMAE_DISPATCH
 #undef VIMAE_CALL
@@ -52,12 +53,28 @@ template <class T>
 void mmd_cuda(Address x, Address y, std::int64_t x_batch_stride, std::int64_t y_batch_stride,
               Address vx, Address vy, std::int64_t batch, std::int64_t n, std::int64_t m,
               std::int64_t d, bool rbf, const std::vector<double>& scales, bool unbiased,
-              Address value, Address dx, Address dy, Address workspace, Address stream) {
+              Address value, Address dx, Address dy, Address pairs, Address workspace,
+              Address stream) {
   auto at = [](Address address) { return reinterpret_cast<T*>(address); };
-  vimae::mmd_cuda(vimae::MMDCuda<T>{at(x), at(y), x_batch_stride, y_batch_stride, at(vx), at(vy),
-                                    batch, n, m, d, rbf ? vimae::Family::rbf : vimae::Family::imq,
-                                    scales.data(), int(scales.size()), unbiased, at(value), at(dx),
-                                    at(dy), reinterpret_cast<void*>(workspace),
+  vimae::mmd_cuda(vimae::MMDCuda<T>{at(x),
+                                    at(y),
+                                    x_batch_stride,
+                                    y_batch_stride,
+                                    at(vx),
+                                    at(vy),
+                                    batch,
+                                    n,
+                                    m,
+                                    d,
+                                    rbf ? vimae::Family::rbf : vimae::Family::imq,
+                                    scales.data(),
+                                    int(scales.size()),
+                                    unbiased,
+                                    at(value),
+                                    at(dx),
+                                    at(dy),
+                                    reinterpret_cast<double*>(pairs),
+                                    reinterpret_cast<void*>(workspace),
                                     reinterpret_cast<void*>(stream)});
 }
 #endif

@@ -294,3 +294,23 @@ def test_reciprocals_and_powers_of_the_extremes():
     _elementary_kernel[(1,)](x, reciprocals, powers, KEPT=False)
     assert powers[0] == powers[2] == 0 and powers[1].isnan() and (powers[3:] == 1).all()
     assert reciprocals[0] == reciprocals[2] == 0 and reciprocals[1].isnan()
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(("n", "m", "d"), [(6, 5, 3), (6, 0, 3), (3, 5, 18)])
+def test_mean_kernel_over_pairs(n, m, d, dtype):
+    x, y = samples(n, m, d, dtype, (2,))
+    exact = x.double().requires_grad_(), y.double().requires_grad_()
+    want = reference.pairs(*exact, *IMQ3)
+    dx, dy = torch.autograd.grad(want.sum(), exact, materialize_grads=True)
+    value_error, error = TOLERANCES[dtype]
+    for need_x, need_y in ((False, False), (True, False), (False, True), (True, True)):
+        if need_y and m == 0:
+            continue
+        value, got_x, got_y = triton_impl.pairs_grad(x, y, need_x, need_y, *IMQ3)
+        assert value.dtype == F64
+        torch.testing.assert_close(value, want.detach(), rtol=0, atol=3 * value_error)
+        if need_x:
+            torch.testing.assert_close(got_x.double(), dx, rtol=0, atol=error * dx.abs().max())
+        if need_y:
+            torch.testing.assert_close(got_y.double(), dy, rtol=0, atol=error * dy.abs().max())

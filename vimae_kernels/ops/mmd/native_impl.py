@@ -45,6 +45,24 @@ def mmd_hvp(
     return hx, hy
 
 
+def pairs(x: Tensor, y: Tensor, family: str, scales: list[float]) -> Tensor:
+    value = x.new_empty(x.shape[:-2], dtype=torch.float64)
+    _run(x, y, None, None, family, scales, True, None, None, None, value)
+    return value
+
+
+def pairs_grad(
+    x: Tensor, y: Tensor, need_x: bool, need_y: bool, family: str, scales: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = accumulator(x)
+    value = x.new_empty(x.shape[:-2], dtype=torch.float64)
+    dx = x.new_empty(x.shape if need_x else 0, dtype=dtype)
+    dy = y.new_empty(y.shape if need_y else 0, dtype=dtype)
+    wanted = dx if need_x else None, dy if need_y else None
+    _run(x, y, None, None, family, scales, True, None, *wanted, value)
+    return value, dx, dy
+
+
 def _run(
     x: Tensor,
     y: Tensor,
@@ -56,8 +74,12 @@ def _run(
     value: Tensor | None,
     dx: Tensor | None,
     dy: Tensor | None,
+    pairs: Tensor | None = None,
 ) -> None:
-    """Value into `value` and gradients into `dx`, `dy`; with `vx`, `vy` the Hessian-vector product."""
+    """Value into `value` and gradients into `dx`, `dy`; with `vx`, `vy` the Hessian-vector product.
+
+    With `pairs` the mean kernel into that, and its gradients.
+    """
     _native.check_scales(x, scales)
     x, y = _rows(x), _rows(y)
     (n, d), m = x.shape[-2:], y.shape[-2]
@@ -68,8 +90,9 @@ def _run(
     shape = batch, n, m, d
     config = family == "rbf", scales, unbiased
     needs = dx is not None, dy is not None, vx is not None
+    outputs = value, dx, dy, pairs
     _native.call(
-        "mmd", x, x, y, *strides, vx, vy, *shape, *config, value, dx, dy, workspace=shape + needs
+        "mmd", x, x, y, *strides, vx, vy, *shape, *config, *outputs, workspace=shape + needs
     )
 
 

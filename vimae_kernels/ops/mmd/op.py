@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.distributions import Distribution
 from ... import _checks
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
-from ..._distributed import between_graphs, meet
+from ..._distributed import Ranks, between_graphs, meet
 from ..._operation import Derivative, on_backend, operation, saved_gradient
 from ...kernels import RBF, Kernel, resolve_kernel
 from ...priors import Prior, check_prior, check_shapes, parameters, sample_prior
@@ -107,16 +108,7 @@ def mmd(
     _checks.samples("prior", prior, *_at_least(estimator))
     _checks.same_space("z", z, "prior", prior)
 
-    x, y = z, prior
-    if x.dtype != y.dtype:
-        common = torch.promote_types(x.dtype, y.dtype)
-        x, y = x.to(common), y.to(common)
-    if x.shape[:-2] != y.shape[:-2]:
-        # Gradients are summed over what is repeated before they are rounded to a half type.
-        x, y = x.to(accumulator(x)), y.to(accumulator(y))
-        batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-        x = x.expand(*batch, *x.shape[-2:])
-        y = y.expand(*batch, *y.shape[-2:])
+    x, y = _as_one(z, prior)
 
     scales: tuple[float, ...]
     if isinstance(k, RBF) and k.bandwidth == "median":
@@ -131,6 +123,20 @@ def mmd(
         scales = k.scales(z.shape[-1])
 
     return _run(x, y, k.family, scales, unbiased, chosen)
+
+
+def _as_one(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Of one dtype and with equal batch dimensions."""
+    if x.dtype != y.dtype:
+        common = torch.promote_types(x.dtype, y.dtype)
+        x, y = x.to(common), y.to(common)
+    if x.shape[:-2] != y.shape[:-2]:
+        # Gradients are summed over what is repeated before they are rounded to a half type.
+        x, y = x.to(accumulator(x)), y.to(accumulator(y))
+        batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        x = x.expand(*batch, *x.shape[-2:])
+        y = y.expand(*batch, *y.shape[-2:])
+    return x, y
 
 
 def _run(
@@ -197,12 +203,114 @@ def _of_group(
         return {"z": z}
 
     ranks = meet("mmd", group, check, kernel, estimator)
-    x = ranks.gather("z", z)
+    k = resolve_kernel(kernel)
+    chosen = resolve(backend, z.device)
+    _check_total("z", ranks, estimator)
+    x = ranks.enter(z).to(accumulator(z))
+    if estimator == "closed_form":
+        normal = closed_form.check(prior, k, z)
+        if normal is not None:
+            normal = normal._replace(loc=ranks.enter(normal.loc))
+            x = x.to(torch.promote_types(x.dtype, normal.loc.dtype))
+        rows = _Rows(x, ranks.parts("z", x), ranks)
+        # Every rank has the constant among its terms, and all have the whole of it together.
+        share = ranks.share("z") * closed_form.prior_terms(x, k, chosen, normal)
+        share = share + rows.within(k.family, k.scales(x.shape[-1]), True, chosen)
+        return ranks.sum(share).to(x.dtype)
+
     if isinstance(prior, Tensor):
-        prior = ranks.gather("prior", prior)
-    elif estimator != "closed_form":
-        prior = ranks.of_first(sample_prior(prior, x, generator))
-    return mmd(x, prior, kernel, estimator=estimator, generator=generator, backend=backend)
+        _check_total("prior", ranks, estimator)
+        x, y = _as_one(x, ranks.enter(prior).to(accumulator(prior)))
+        samples, others = _Rows(x, ranks.parts("z", x), ranks), ranks.parts("prior", y)
+    else:
+        samples = _Rows(x, ranks.parts("z", x), ranks)
+        like = torch.cat(samples.parts).movedim(0, -2)
+        drawn = ranks.of_first(sample_prior(prior, like, generator)).to(x.dtype)
+        others = list(drawn.movedim(-2, 0).split(ranks.rows["z"]))
+        y = others[ranks.rank].movedim(0, -2)
+    draws = _Rows(y, others, ranks)
+    if isinstance(k, RBF) and k.bandwidth == "median":
+        # Of all pairs, on every rank.
+        pooled = torch.cat([*samples.parts, *draws.parts]).movedim(0, -2)
+        centre = pooled.mean(-2, keepdim=True)
+        unit = median_distance(pooled, chosen)[..., None, None]
+        samples, draws = (rows.map(lambda x: (x - centre) / unit) for rows in (samples, draws))
+        scales: tuple[float, ...] = (2.0,)
+    else:
+        scales = k.scales(z.shape[-1])
+    unbiased = estimator == "unbiased"
+    config = k.family, scales, chosen
+    share = (
+        samples.within(k.family, scales, unbiased, chosen)
+        + draws.within(k.family, scales, unbiased, chosen)
+        - 2 * samples.across(draws, *config)
+    )
+    if draws.own.requires_grad:
+        # To this rank's y from all x: the value of these pairs is among other ranks' too.
+        pull = draws.across(samples, *config)
+        share = share - 2 * (pull - pull.detach())
+    value = ranks.sum(share).to(x.dtype)
+    # A squared norm, which rounding does not make negative.
+    return value if unbiased else value - value.detach().clamp(max=0)
+
+
+class _Rows(NamedTuple):
+    """A rank's own points (..., n, d), differentiated, and those of all ranks in parts (n, ..., d), constants."""
+
+    own: Tensor
+    parts: list[Tensor]
+    ranks: Ranks
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> _Rows:
+        parts = [function(part.movedim(0, -2)).movedim(-2, 0) for part in self.parts]
+        return _Rows(function(self.own), parts, self.ranks)
+
+    def within(
+        self, family: str, scales: tuple[float, ...], unbiased: bool, chosen: Backend
+    ) -> Tensor:
+        """This rank's share of the mean kernel over the pairs of all points."""
+        n, total = self.own.shape[-2], sum(map(len, self.parts))
+        all_pairs = total * (total - 1) if unbiased else total**2
+        others = torch.cat(
+            [p for r, p in enumerate(self.parts) if r != self.ranks.rank] or [self.own.new_empty(0)]
+        )
+        share = self.own.new_full(
+            self.own.shape[:-2],
+            0.0 if unbiased else n * len(scales) / all_pairs,
+            dtype=torch.float64,
+        )
+        if n > 1:
+            within = _mean_kernel(self.own, self.own[..., :0, :], family, scales, chosen)
+            share = share + n * (n - 1) / all_pairs * within
+        if n < total:
+            cross = _mean_kernel(self.own, others.movedim(0, -2), family, scales, chosen)
+            # Each of these pairs is met again on the other's rank, which has no gradient for this one.
+            share = share + n * (total - n) / all_pairs * (2 * cross - cross.detach())
+        return share
+
+    def across(
+        self, other: _Rows, family: str, scales: tuple[float, ...], chosen: Backend
+    ) -> Tensor:
+        """The same over the pairs of these points and the other sample's."""
+        points = torch.cat(other.parts).movedim(0, -2)
+        share = self.own.shape[-2] / sum(map(len, self.parts))
+        return share * _mean_kernel(self.own, points, family, scales, chosen)
+
+
+def _mean_kernel(
+    x: Tensor, y: Tensor, family: str, scales: tuple[float, ...], chosen: Backend
+) -> Tensor:
+    if chosen == "reference":
+        return reference.pairs(x, y, family, scales)
+    return _pairs(x, y, family, scales, chosen)  # type: ignore[no-any-return]
+
+
+def _check_total(name: str, ranks: Ranks, estimator: str) -> None:
+    at_least, why = _at_least(estimator)
+    if ranks.total(name) < at_least:
+        raise ValueError(
+            f"{name} has {ranks.total(name)} samples on all ranks; it needs n >= {at_least}{why}"
+        )
 
 
 # The operations, shared by the backends. x is (..., n, d) and y (..., m, d) with equal batch dimensions.
@@ -253,4 +361,22 @@ _mmd = saved_gradient(
     on_backend(__package__, "mmd"),
     lambda x, y, need, *rest: _gradient(x, y, *need, *rest),
     hessian=_hessian,
+)
+
+
+# The mean kernel over pairs, in float64: of x and y or, with m = 0, of two different points of x.
+
+_pairs_gradient = on_backend(__package__, "pairs_grad")
+
+
+def _pairs_and_gradient(x: Tensor, y: Tensor, need: Sequence[bool], *config: Any) -> Any:
+    return _pairs_gradient(x, y, *need, *config)
+
+
+_pairs = saved_gradient(
+    "mmd_pairs",
+    "Tensor x, Tensor y",
+    "str family, float[] scales, str backend",
+    on_backend(__package__, "pairs"),
+    _pairs_and_gradient,
 )

@@ -20,6 +20,13 @@ def mmd(x: Tensor, y: Tensor, family: str, scales: tuple[float, ...], unbiased: 
     return xx + yy - 2 * cross
 
 
+def pairs(x: Tensor, y: Tensor, family: str, scales: tuple[float, ...]) -> Tensor:
+    """The mean kernel over the pairs of x and y or, with m = 0, of two different points of x; in float64."""
+    if y.shape[-2]:
+        return kernel_matrix(x, y, family, scales).double().mean((-1, -2))
+    return _mean_within(x.double(), family, scales, True)
+
+
 def _mean_within(x: Tensor, family: str, scales: tuple[float, ...], unbiased: bool) -> Tensor:
     """The mean kernel over the pairs of one sample; unbiased, without the diagonal."""
     n = x.shape[-2]

@@ -48,7 +48,7 @@ VALUE, GRADIENT, HESSIAN = 0, 1, 2
 
 
 @triton.jit
-def _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS: tl.constexpr):
+def _program(x, y, vx, vy, gx, gy, n, m, unbiased, apart, splits, ROWS: tl.constexpr):
     """Which block of rows, of which side of which problem, and which share of its columns."""
     blocks_x = tl.cdiv(n, ROWS)
     blocks = blocks_x + tl.cdiv(m, ROWS)
@@ -66,6 +66,8 @@ def _program(x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS: tl.constexpr):
     same = 1.0 / (n_own.to(tl.float64) * (n_own - unbiased).to(tl.float64))
     # Without a second sample its terms vanish: there is nothing that `cross` would weigh.
     cross = -1.0 / (n_own.to(tl.float64) * tl.maximum(n_other, 1).to(tl.float64))
+    # The mean over the pairs of x and y alone.
+    cross = tl.where(apart != 0, -0.5 * cross, cross)
     return batch, split, is_x, own, own_v, other, other_v, g, n_own, n_other, row, same, cross
 
 
@@ -164,16 +166,16 @@ def _sweep(
     return value
 
 
-@triton.jit(do_not_specialize=["n", "m", "unbiased", "splits", "share"])
+@triton.jit(do_not_specialize=["n", "m", "unbiased", "apart", "splits", "share"])
 def _register_kernel(
-    x, y, vx, vy, gx, gy, values, n, m, unbiased, splits, share, scales,
+    x, y, vx, vy, gx, gy, values, n, m, unbiased, apart, splits, share, scales,
     D: tl.constexpr, SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr,
     BOTH: tl.constexpr, PAIRED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """x (B, n, D), y (B, m, D); gx (splits, B, n, D) and gy, `share` elements apart."""
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
     batch, split, is_x, own, own_v, other, other_v, g, n_own, n_other, row, same, cross = _program(
-        x, y, vx, vy, gx, gy, n, m, unbiased, splits, ROWS
+        x, y, vx, vy, gx, gy, n, m, unbiased, apart, splits, ROWS
     )
     own += batch * n_own * D
     own_v += batch * n_own * D
@@ -195,6 +197,7 @@ def _register_kernel(
         tl.debug_barrier()
         # Their own sample, then the other: one loop, so that the sweep is compiled once.
         start, stop = share_of(0, n_own, split, splits, COLUMNS)
+        stop = tl.where(apart != 0, start, stop)
         y_at, v_at, weight, count = own, own_v, same, same
         for _ in range(2):
             value += count * _sweep(
@@ -210,6 +213,7 @@ def _register_kernel(
         # The block on the diagonal; those right of it, each for itself and its mirror image; then,
         # for the rows of x, the other sample.
         begin, end = share_of(row, n_own, split, splits, COLUMNS)
+        end = tl.where(apart != 0, begin, end)
         start, stop = begin, tl.minimum(row + ROWS, end)
         y_at, count = own, same
         for part in range(tl.where(is_x, 3, 2)):
@@ -305,9 +309,9 @@ def _tiled_sweep(
     return tl.sum(value)
 
 
-@triton.jit(do_not_specialize=["n", "m", "d", "unbiased", "splits", "share"])
+@triton.jit(do_not_specialize=["n", "m", "d", "unbiased", "apart", "splits", "share"])
 def _tiled_kernel(
-    x, y, gx, gy, values, n, m, d, unbiased, splits, share, scales,
+    x, y, gx, gy, values, n, m, d, unbiased, apart, splits, share, scales,
     SCALES: tl.constexpr, IMQ: tl.constexpr, ORDER: tl.constexpr, BOTH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -315,7 +319,7 @@ def _tiled_kernel(
     """x and y in quads, with directions for a Hessian; gx and gy of each split as `gathered` has them."""
     DOUBLE: tl.constexpr = x.dtype.element_ty == tl.float64
     batch, split, is_x, own, _own_v, other, _other_v, g, n_own, n_other, row, same, cross = (
-        _program(x, y, x, y, gx, gy, n, m, unbiased, splits, ROWS)
+        _program(x, y, x, y, gx, gy, n, m, unbiased, apart, splits, ROWS)
     )
     WIDTH: tl.constexpr = 8 if ORDER == 2 else 4
     quads = tl.cdiv(d, PADDED) * (PADDED // 4)
@@ -331,6 +335,7 @@ def _tiled_kernel(
             tl.store(sums_of(g, k, ROWS, DEPTH), tl.zeros((ROWS, DEPTH), x.dtype.element_ty))
         tl.debug_barrier()
         start, stop = share_of(0, n_own, split, splits, COLUMNS)
+        stop = tl.where(apart != 0, start, stop)
         y_at, n_at, weight, count = own, n_own, same, same
         for _ in range(2):
             value += count * _tiled_sweep(
@@ -343,6 +348,7 @@ def _tiled_kernel(
             count = tl.where(is_x, 2.0 * cross, 0.0)
     else:
         begin, end = share_of(row, n_own, split, splits, COLUMNS)
+        end = tl.where(apart != 0, begin, end)
         start, stop = begin, tl.minimum(row + ROWS, end)
         y_at, n_at, count = own, n_own, same
         for part in range(tl.where(is_x, 3, 2)):
@@ -564,6 +570,22 @@ def mmd_hvp(
     return _run(HESSIAN, x, y, vx, vy, True, family, scales, unbiased)[1:]
 
 
+def pairs(x: Tensor, y: Tensor, family: str, scales: list[float]) -> Tensor:
+    """The mean kernel (...) over the pairs of x and y or, with m = 0, of two different points of x; in float64."""
+    return _run(VALUE, x, y, None, None, False, family, scales, True, pairs=True)[0]
+
+
+def pairs_grad(
+    x: Tensor, y: Tensor, need_x: bool, need_y: bool, family: str, scales: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean kernel and its gradients in x and y; one that is not needed is empty."""
+    config = family, scales, True, True
+    if need_y and not need_x:
+        value, dy, dx = _run(GRADIENT, y, x, None, None, False, *config)
+        return value, dx, dy
+    return _run(GRADIENT if need_x else VALUE, x, y, None, None, need_y, *config)
+
+
 def _run(
     order: int,
     x: Tensor,
@@ -574,13 +596,17 @@ def _run(
     family: str,
     scales: list[float],
     unbiased: bool,
+    pairs: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(value, gx, gy) of a launch of this order; those it does not make are empty."""
     batch, (n, d), m = x.shape[:-2], x.shape[-2:], y.shape[-2]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     problems = batch.numel()
     empty = x.new_empty(0, dtype=dtype)
-    value = x.new_empty(batch, dtype=dtype) if order != HESSIAN else empty
+    value = (
+        x.new_empty(batch, dtype=torch.float64 if pairs else dtype) if order != HESSIAN else empty
+    )
+    apart = pairs and m > 0
     gx = x.new_empty(x.shape, dtype=dtype) if order != VALUE else empty
     gy = x.new_empty(y.shape, dtype=dtype) if both else empty
     if problems == 0:
@@ -616,8 +642,8 @@ def _run(
     sizes = (n, m, d) if tiled else (n, m)
     with on_device_of(x):
         launch.kernel[(problems * blocks * splits,)](
-            *points, partial_x, partial_y, values, *sizes, int(unbiased), splits, share,
-            _scale_arguments(scales, dtype), **launch.constants, **launch.options,
+            *points, partial_x, partial_y, values, *sizes, int(unbiased and not apart),
+            int(apart), splits, share, _scale_arguments(scales, dtype), **launch.constants, **launch.options,
         )  # fmt: skip
         finish = (0 if order == HESSIAN else problems) + triton.cdiv(share, _FINISH_BLOCK)
         if finish:
