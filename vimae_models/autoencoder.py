@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 import vimae_kernels as vk
 
-from . import checks, densities
+from . import checks, densities, distributed
 from .likelihoods import LIKELIHOODS
 from .pixelcnn import Autoregressive, Progress
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Autoencoder(nn.Module):
@@ -125,14 +128,18 @@ class Autoencoder(nn.Module):
     def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n codes (n, code_dim) from p(z), on the device of the model."""
         at = next(self.parameters())
-        shape = (n, self.latent_dim)
-        if self.prior == "normal":
-            return torch.randn(
-                shape, dtype=at.dtype, device=at.device, **densities.drawn_from(generator)
-            )
-        loc = torch.zeros((), dtype=at.dtype, device=at.device)
-        unit_variance = vk.Logistic(loc, math.sqrt(3) / math.pi)
-        return unit_variance.rsample(shape, generator=generator)
+
+        def drawn(n: int) -> Tensor:
+            shape = (n, self.latent_dim)
+            if self.prior == "normal":
+                return torch.randn(
+                    shape, dtype=at.dtype, device=at.device, **densities.drawn_from(generator)
+                )
+            loc = torch.zeros((), dtype=at.dtype, device=at.device)
+            unit_variance = vk.Logistic(loc, math.sqrt(3) / math.pi)
+            return unit_variance.rsample(shape, generator=generator)
+
+        return distributed.rows(drawn, n, generator)
 
     def sample(
         self,
@@ -159,6 +166,14 @@ class Autoencoder(nn.Module):
         others = set() if self.auxiliary is None else set(self.auxiliary.parameters())
         return (p for p in self.parameters() if p not in others)
 
+    @property
+    def group(self) -> ProcessGroup | None:
+        """The processes whose batches make one: in training mode those of `torch.distributed`.
+
+        None without them, and in evaluation mode, which one process may be in by itself.
+        """
+        return distributed.group() if self.training else None
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """The same as `loss`."""
         return self.loss(x)
@@ -169,7 +184,7 @@ class Autoencoder(nn.Module):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; it must be (B, {channels}, {height}, {width})"
             )
-        if self.training and len(x) == 1 and _normalising(self):
+        if self.training and len(x) == 1 and normalising(self):
             raise ValueError(
                 "x is a batch of one image; batch normalisation in training mode takes two or more: "
                 "drop a last batch of one, or choose a batch size that leaves none over"
@@ -192,6 +207,8 @@ class MemoryBank(nn.Module):
     `objectives.infomax` makes half of its divergence: codes are held as they were when they were
     seen. In evaluation mode nothing is held and z alone is given.
 
+    The processes of a group hold the codes of all, and each is given its share of them before its z.
+
     Args:
         size: number of codes, >= 1.
         latent_dim: d.
@@ -213,13 +230,14 @@ class MemoryBank(nn.Module):
             return z
         size, seen = len(self.codes), int(self.seen)
         held = self.codes[: min(seen, size)]
-        scale = (len(held) + len(z)) / len(z)
-        now = z.detach()
-        everything = torch.cat([held.to(z.dtype), now + scale * (z - now)])
+        own, now = z.detach(), distributed.gather(z.detach())
+        scale = (len(held) + len(now)) / len(now)
+        share = distributed.share(held).to(z.dtype)
+        everything = torch.cat([share, own + scale * (z - own)])
         kept = now[-size:].to(self.codes.dtype)
-        places = torch.arange(seen + len(z) - len(kept), seen + len(z), device=z.device)
+        places = torch.arange(seen + len(now) - len(kept), seen + len(now), device=z.device)
         self.codes[places % size] = kept
-        self.seen += len(z)
+        self.seen += len(now)
         return everything
 
 
@@ -229,7 +247,7 @@ def memory_bank(size: int, latent_dim: int) -> MemoryBank | None:
     return MemoryBank(size, latent_dim) if size else None
 
 
-def _normalising(module: nn.Module) -> list[Any]:
+def normalising(module: nn.Module) -> list[Any]:
     """The layers of batch normalisation."""
     return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
@@ -237,7 +255,7 @@ def _normalising(module: nn.Module) -> list[Any]:
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Inside, batch normalisation in training mode leaves its running statistics alone."""
-    layers = _normalising(module)
+    layers = normalising(module)
     before = [layer.track_running_stats for layer in layers]
     for layer in layers:
         layer.track_running_stats = False

@@ -7,13 +7,16 @@ import re
 import sys
 import typing
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+if TYPE_CHECKING:
+    from .autoencoder import Autoencoder
 
 # Heavy imports live in the commands, so that --help answers at once.
 
@@ -21,7 +24,7 @@ _DATA = "digits, mnist, fashion_mnist, omniglot, cifar10, celeba, dsprites"
 # Options of `train` that are not part of the configuration of a run.
 _NOT_CONFIG = {"config", "output", "resume", "download"}
 # What may be given beside the run that is resumed.
-_WITH_RESUME = {"resume", "epochs"}
+_WITH_RESUME = {"resume", "epochs", "devices", "sync_batchnorm"}
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -43,10 +46,13 @@ class _Parser(ArgumentParser):
             from .runs import flag, nearest
 
             hint = nearest(unknown[1] or flag(unknown[2]), self.flags)
-        print(
-            f"{self.prog.replace(' [options]', '')}: error: {' '.join(message.split())}{hint}",
-            file=sys.stderr,
-        )
+        from .distributed import rank_of_environment
+
+        if rank_of_environment() == 0:
+            print(
+                f"{self.prog.replace(' [options]', '')}: error: {' '.join(message.split())}{hint}",
+                file=sys.stderr,
+            )
         raise SystemExit(2)
 
 
@@ -62,6 +68,7 @@ def run(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(arguments)
     except UnicodeDecodeError as error:
         parser.error(f"a file given with --config is no text: {error}")
+    from . import distributed
     from .data import DataError
     from .files import FileError
     from .runs import RunError, out_of_memory
@@ -72,12 +79,17 @@ def run(arguments: list[str] | None = None) -> int:
     except told as error:
         why = " ".join(str(error).split())
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if out_of_memory(error):
+            why = "out of memory: smaller batches, images or networks take less"
+        elif distributed.lost(error):
+            why = f"another process has ended: {' '.join(str(error).split())}"
+        else:
+            distributed.first_to_fail()  # the traceback tells it
             raise
-        why = "out of memory: smaller batches, images or networks take less"
     except KeyboardInterrupt:
         return 130
-    print(f"vimae {options.command}: error: {why}", file=sys.stderr)
+    if distributed.first_to_fail():
+        print(f"vimae {options.command}: error: {why}", file=sys.stderr)
     return 1
 
 
@@ -144,7 +156,15 @@ def _parser(systems: bool = True) -> ArgumentParser:
     add("--auxiliary-lr", type=PositiveFloat, metavar="X", help="learning rate of the network "
         "trained beside the model: a discriminator, Q (that of --lr)")  # fmt: skip
     add("--precision", type=str, metavar="NAME", help="32, 64, bf16-mixed or 16-mixed (32)")
-    add("--devices", type=PositiveInt, metavar="N", help="accelerators, or processes on CPU (1)")
+    add("--devices", type=PositiveInt, metavar="N", help="accelerators of this machine, or processes "
+        "on its CPU, which share every batch and train as one (1); those of torchrun or SLURM where "
+        "one of them starts `python -m vimae_models train`")  # fmt: skip
+    add(
+        "--sync-batchnorm",
+        action="store_true",
+        default=None,
+        help="batch normalisation over the images of all devices, not of each",
+    )
     add("--seed", type=NonNegativeInt, metavar="N", help="(0)")
     if systems:
         _add_hyperparameters(train)
@@ -267,18 +287,74 @@ def _option_type(hint: Any) -> Any:
 
 
 def _train(options: Namespace) -> int:
-    import torch
     from rich.console import Console
 
-    from . import evaluation, runs
+    from . import distributed, evaluation, runs
+    from .autoencoder import normalising
     from .training import Interrupted
+
+    with distributed.joined() as processes:
+        first = processes == 1 or distributed.rank_of_environment() == 0
+        console = Console(quiet=not first)
+        folder, config, data, model = distributed.agreed(lambda: _prepared(options, processes))
+        shared = {key: value for key, value in config.items() if key not in ("data", "data_dir")}
+        try:
+            distributed.check_equal(images=(len(data.train), *data.shape), options=shared)
+        except ValueError as error:
+            raise runs.RunError(str(error)) from error
+        with ExitStack() as stack:
+
+            def run_folder() -> Path:
+                if folder is not None:
+                    runs.write_config(folder, config)
+                    return folder
+                output = Path(options.output) if options.output else None
+                return stack.enter_context(runs.new(output, config))
+
+            folder = distributed.of_first(run_folder)
+            console.print(f"run folder: [bold]{folder}[/]", soft_wrap=True)
+            _tell_partial(console, data)
+            if config["devices"] > 1 and normalising(model) and not config.get("sync_batchnorm"):
+                console.print(
+                    "batch normalisation is over the images of each process by itself; "
+                    "--sync-batchnorm takes it over those of all",
+                    soft_wrap=True,
+                )
+            resume = options.resume is not None
+            try:
+                history = runs.train(folder, config, model, data, resume=resume)
+            except ValueError as error:
+                # What the loss makes of a number shows with the first batch.
+                raise runs.RunError(str(error)) from error
+            except Interrupted:
+                console.print(
+                    f"stopped; continue with  vimae train --resume {folder}", soft_wrap=True
+                )
+                return 130
+    if first:
+        test = evaluation.evaluate(model, data)
+        _judge(console, folder, config, model, data, history, test)
+        console.print(f"all measures: vimae evaluate {folder}", soft_wrap=True)
+    return 0
+
+
+def _prepared(
+    options: Namespace, processes: int
+) -> tuple[Path | None, dict[str, Any], Any, Autoencoder]:
+    """The run to resume, if that is what is asked for; the configuration, the data and the model."""
+    import torch
+
+    from . import runs
 
     given = {
         key: runs.plain_number(value)
         for key, value in vars(options).items()
         if value is not None and key not in _NOT_CONFIG
     }
-    console = Console()
+    if processes > 1 and given.setdefault("devices", processes) != processes:
+        raise runs.RunError(
+            f"--devices is {given['devices']}, but {processes} processes were started: leave it out"
+        )
     if options.resume is not None:
         folder, config = _resumed(Path(options.resume), given, options.output)
     else:
@@ -295,29 +371,7 @@ def _train(options: Namespace) -> int:
         runs.load_weights(model, runs.read_checkpoint(folder), folder)
     for start in range(0, len(data.test), 1000):
         data.test.images[start : start + 1000]
-    config = runs.complete(config, model)
-    run: AbstractContextManager[Path]
-    if folder is None:
-        run = runs.new(Path(options.output) if options.output else None, config)
-    else:
-        runs.write_config(folder, config)
-        run = nullcontext(folder)
-    with run as folder:
-        console.print(f"run folder: [bold]{folder}[/]", soft_wrap=True)
-        _tell_partial(console, data)
-        resume = options.resume is not None
-        try:
-            history = runs.train(folder, config, model, data, resume=resume)
-        except ValueError as error:
-            # What the loss makes of a number shows with the first batch.
-            raise runs.RunError(str(error)) from error
-        except Interrupted:
-            console.print(f"stopped; continue with  vimae train --resume {folder}", soft_wrap=True)
-            return 130
-    test = evaluation.evaluate(model, data)
-    _judge(console, folder, config, model, data, history, test)
-    console.print(f"all measures: vimae evaluate {folder}", soft_wrap=True)
-    return 0
+    return folder, runs.complete(config, model), data, model
 
 
 def _config(given: dict[str, Any]) -> dict[str, Any]:
@@ -352,7 +406,7 @@ def _check_batches(config: dict[str, Any], data: Any) -> None:
 def _resumed(
     folder: Path, given: dict[str, Any], output: str | None
 ) -> tuple[Path, dict[str, Any]]:
-    """The folder and configuration of the run to continue; only the number of epochs may change."""
+    """The folder and configuration of the run to continue, with what may change of it."""
     from . import runs
 
     changed = [runs.flag(key) for key in given if key not in _WITH_RESUME]
@@ -360,11 +414,11 @@ def _resumed(
     if changed:
         raise runs.RunError(
             f"--resume takes the settings of the run; {', '.join(changed)} cannot be given with it "
-            "(--epochs can)"
+            "(--epochs, --devices and --sync-batchnorm can)"
         )
     config = runs.read_config(folder)
     done = len(runs.read_checkpoint(folder)["run"]["history"])
-    config["epochs"] = given.get("epochs", config["epochs"])
+    config |= {key: given[key] for key in _WITH_RESUME if key in given and key != "resume"}
     if done >= config["epochs"]:
         raise runs.RunError(
             f"{folder} has all of its {done} epochs; --epochs N with N > {done} trains longer"

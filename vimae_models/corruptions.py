@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import densities
+from . import densities, distributed
 
 
 def gaussian(x: Tensor, sigma: float, generator: torch.Generator | None = None) -> Tensor:
@@ -53,4 +53,5 @@ def truncated_gaussian(x: Tensor, bound: float) -> Tensor:
     """
     # By the inverse of the distribution function: u uniform between its values at the bounds.
     edge = math.erf(1 / math.sqrt(2))
-    return x + torch.empty_like(x).uniform_(-edge, edge).erfinv_().mul_(bound * math.sqrt(2))
+    u = distributed.rows(lambda n: x.new_empty(n, *x.shape[1:]).uniform_(-edge, edge), len(x))
+    return x + u.erfinv().mul_(bound * math.sqrt(2))

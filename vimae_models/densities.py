@@ -6,12 +6,18 @@ What is summed over pairs of a batch is in `vimae_kernels`.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import vimae_kernels as vk
+
+from . import distributed
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -27,10 +33,16 @@ def drawn_from(generator: torch.Generator | None) -> dict[str, Any]:
 def draw_normal(mean: Tensor, log_var: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """mean + exp(log_var / 2) eps with eps ~ N(0, I): the reparameterisation trick.
 
+    Without a generator, the processes of a group draw as one, see `distributed.rows`.
+
     Source: Kingma and Welling, Auto-Encoding Variational Bayes (2013), sec. 2.4.
     """
-    eps = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, **drawn_from(generator))
-    return mean + (0.5 * log_var).exp() * eps
+
+    def noise(n: int) -> Tensor:
+        shape = (n, *mean.shape[1:])
+        return torch.randn(shape, dtype=mean.dtype, device=mean.device, **drawn_from(generator))
+
+    return mean + (0.5 * log_var).exp() * distributed.rows(noise, len(mean), generator)
 
 
 def normal_log_density(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
@@ -80,7 +92,21 @@ def uniform_kl(log_p: Tensor) -> Tensor:
     return math.log(log_p.shape[-1]) - categorical_entropy(log_p)
 
 
-def mean_log_probability(log_p: Tensor) -> Tensor:
-    """Log of the mean over the batch of the probabilities: (B, K) -> (K,)."""
+def draw_category(
+    log_p: Tensor,
+    tau: float = 1.0,
+    hard: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`vimae_kernels.gumbel_softmax` of log probabilities (B, K); a group draws as in `draw_normal`."""
+    first, n = distributed.place(len(log_p)) if generator is None else (0, len(log_p))
+    # The noise depends on the place of a row alone: rows around it stand for those of the others.
+    whole = F.pad(log_p, (0, 0, first, n - first - len(log_p)))
+    y = vk.gumbel_softmax(whole, tau, hard=hard, generator=generator)
+    return y[first : first + len(log_p)]
+
+
+def mean_log_probability(log_p: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """Log of the mean over the batch, that of all processes of `group`, of the probabilities: (B, K) -> (K,)."""
     tiny = torch.finfo(log_p.dtype).tiny
-    return log_p.exp().mean(0).clamp_min(tiny).log()
+    return distributed.mean(log_p.exp().mean(0), group).clamp_min(tiny).log()

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import vimae_kernels as vk
-
-from . import checks, densities, objectives
+from . import checks, densities, distributed, objectives
 from .autoencoder import statistics_kept
 from .objectives import Weighting
 from .vae import GaussianAutoencoder
@@ -84,12 +82,17 @@ class JointAutoencoder(GaussianAutoencoder):
     def sample_posterior(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         mean, log_var, log_p = self.joint_posterior(x)
         z = densities.draw_normal(mean, log_var, generator)
-        return torch.cat([z, vk.gumbel_softmax(log_p, hard=True, generator=generator)], 1)
+        y = densities.draw_category(log_p, hard=True, generator=generator)
+        return torch.cat([z, y], 1)
 
     def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         z = super().sample_prior(n, generator)
-        y = torch.randint(self.categories, (n,), device=z.device, **densities.drawn_from(generator))
-        return self._code(z, y)
+
+        def drawn(n: int) -> Tensor:
+            source = densities.drawn_from(generator)
+            return torch.randint(self.categories, (n,), device=z.device, **source)
+
+        return self._code(z, distributed.rows(drawn, n, generator))
 
     def log_prior(self, z: Tensor) -> Tensor:
         """log p(z) - log K of codes (B, d + K): (B,), in nats."""
@@ -119,9 +122,10 @@ class JointAutoencoder(GaussianAutoencoder):
             there = self.joint_posterior(x + step)[2]
             return F.kl_div(there, log_p, log_target=True, reduction="sum")
 
+        start = distributed.rows(lambda n: x.new_empty(n, *x.shape[1:]).normal_(), len(x))
         with statistics_kept(self.encoder):
             with torch.no_grad():
-                direction = torch.func.grad(divergence)(xi * _unit(torch.randn_like(x)))
+                direction = torch.func.grad(divergence)(xi * _unit(start))
             there = self.joint_posterior(x + _unit(direction))[2]
         return -(p * there).sum(1).mean()
 
@@ -132,7 +136,7 @@ class JointAutoencoder(GaussianAutoencoder):
         """-E log p(x|z, y) with one draw per image, the drawn z, mean, log variance, log q(y|x)."""
         mean, log_var, log_p = self.joint_posterior(x)
         z = densities.draw_normal(mean, log_var)
-        y = vk.gumbel_softmax(log_p, self.tau)
+        y = densities.draw_category(log_p, self.tau)
         reconstruction = -self.log_likelihood(x, torch.cat([z, y], 1)).mean()
         return reconstruction, z, mean, log_var, log_p
 
@@ -238,7 +242,7 @@ class HybridInfoVAE(HybridBetaVAE):
         """The terms of `objectives.hybrid_info_vae`; B >= 2 images."""
         terms = self._joint_terms(x)
         smoothness = self._vat(x, terms[-1])
-        return objectives.hybrid_info_vae(*terms, smoothness, beta=self.beta)
+        return objectives.hybrid_info_vae(*terms, smoothness, beta=self.beta, group=self.group)
 
 
 class JointVAE(_Smoothed):
@@ -309,6 +313,7 @@ class JointVAE(_Smoothed):
             self.capacity_z * raised,
             (self.capacity_y * raised).minimum(math.log(self.categories) * raised),
             beta=self.beta,
+            group=self.group,
         )
         if self.training:
             self.step += 1
@@ -387,4 +392,5 @@ class IMAE(_Smoothed):
             scale=self.scale,
             weighting=self.weighting,
             dataset_size=self.dataset_size,
+            group=self.group,
         )

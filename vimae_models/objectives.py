@@ -2,12 +2,18 @@
 
 `reconstruction` is -E log p(x|z), summed over the pixels of an image and averaged over images. Terms
 are in nats, without their weights, unless a docstring says otherwise; "loss" is the weighted sum.
+
+`group` is a torch.distributed process group whose processes have equal shares of one batch, in the
+order of their ranks; None is a batch by itself. What is no mean over images (a divergence, an
+entropy of the batch) is then that of the whole batch, and has the gradient with which the mean over
+processes of the gradients of "loss", as data parallel training takes it, is that of one process.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +23,10 @@ import vimae_kernels as vk
 from vimae_kernels.kernels import Kernel as FixedKernel
 from vimae_kernels.priors import Prior
 
-from . import checks, densities
+from . import checks, densities, distributed
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Terms = dict[str, Tensor]
 Kernel = FixedKernel | Literal["wae", "mmd-vae", "median"]
@@ -56,6 +65,7 @@ def infomax(
     lam: float,
     kernel: Kernel = "imq",
     memory: Tensor | None = None,
+    group: ProcessGroup | None = None,
 ) -> Terms:
     """The variational infomax objective, -E log p(x|z) + lam MMD^2(q(z), p(z)): VIMAE and MMD-VAE.
 
@@ -69,7 +79,8 @@ def infomax(
         lam: weight of the divergence, in the units of the reconstruction.
         kernel: anything `vimae_kernels.mmd` or `named_kernel` takes.
         memory: z and the codes of earlier batches (m, d), from `autoencoder.MemoryBank`; MMD^2 is
-            then the mean of that of z and that of all of them.
+            then the mean of that of z and that of all of them. Of a group each process has its
+            share of them.
 
     Returns:
         "loss", "reconstruction" and "mmd" (dimensionless; an unbiased estimate, so it can be
@@ -78,16 +89,21 @@ def infomax(
     Source: VIMAE preprint, eqs. 9 and 15; ICLR version, eq. 7; InfoVAE, sec. 4.1.3.
     """
     kernel = named_kernel(kernel, z.shape[-1])
-    mmd = vk.mmd(z, prior, kernel)
+    mmd = vk.mmd(z, prior, kernel, group=group)
     if memory is not None:
         # Where codes that have since moved are all that pushes, the push comes late: q(z) circles
         # the prior and never comes to rest. A push as strong by z itself damps every such circle.
-        mmd = (mmd + vk.mmd(memory, prior, kernel)) / 2
+        mmd = (mmd + vk.mmd(memory, prior, kernel, group=group)) / 2
     return {"loss": reconstruction + lam * mmd, "reconstruction": reconstruction, "mmd": mmd}
 
 
 def stein(
-    reconstruction: Tensor, z: Tensor, prior: Prior, lam: float, kernel: Kernel = "rbf"
+    reconstruction: Tensor,
+    z: Tensor,
+    prior: Prior,
+    lam: float,
+    kernel: Kernel = "rbf",
+    group: ProcessGroup | None = None,
 ) -> Terms:
     """-E log p(x|z) + lam * Stein surrogate of KL(q(z) || p(z)).
 
@@ -102,7 +118,8 @@ def stein(
     Source: InfoVAE, sec. 4.1.2.
     """
     # The prior is never a sample here: it needs a score.
-    surrogate = vk.stein_loss(z, prior, named_kernel(kernel, z.shape[-1]))  # type: ignore[arg-type]
+    named = named_kernel(kernel, z.shape[-1])
+    surrogate = vk.stein_loss(z, prior, named, group=group)  # type: ignore[arg-type]
     loss = reconstruction + lam * surrogate
     return {"loss": loss, "reconstruction": reconstruction, "stein": surrogate}
 
@@ -125,7 +142,12 @@ def elbo(reconstruction: Tensor, mean: Tensor, log_var: Tensor, beta: float = 1.
 
 
 def minimal_rate(
-    reconstruction: Tensor, mean: Tensor, log_var: Tensor, beta: float, rate: float
+    reconstruction: Tensor,
+    mean: Tensor,
+    log_var: Tensor,
+    beta: float,
+    rate: float,
+    group: ProcessGroup | None = None,
 ) -> Terms:
     """-E log p(x|z) + beta |R0 - KL|, KL being the mean rate of the batch; R0 = 0 is beta-VAE.
 
@@ -138,7 +160,7 @@ def minimal_rate(
 
     Source: VIMAE (ICLR version), eq. 4.
     """
-    kl = densities.normal_kl(mean, log_var).sum(-1).mean()
+    kl = distributed.mean(densities.normal_kl(mean, log_var).sum(-1).mean(), group)
     # Not rate - kl: compiled code has a graph for every number that a tensor is taken from.
     loss = reconstruction + beta * (kl - rate).abs()
     return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
@@ -154,6 +176,7 @@ def info_vae(
     lam: float,
     divergence: str,
     kernel: Kernel = "imq",
+    group: ProcessGroup | None = None,
 ) -> Terms:
     """-E log p(x|z) + alpha I_q(x; z) + lam D(q(z) || p(z)), p(z) = N(0, I).
 
@@ -176,13 +199,14 @@ def info_vae(
 
     Source: VIMAE preprint, eqs. 3 and 4; InfoVAE, sec. 4 and app. B.2.
     """
-    information = vk.latent_information(z, mean, log_var).mutual_information
+    information = vk.latent_information(z, mean, log_var, group=group).mutual_information
     kl = densities.normal_kl(mean, log_var).sum(-1).mean()
     if divergence == "kl":
         name, value = "kl_aggregate", kl - information
     else:
-        objective = {"mmd": infomax, "stein": stein}[divergence]
-        name, value = divergence, objective(reconstruction, z, "normal", lam, kernel)[divergence]
+        regularised = {"mmd": partial(infomax, group=group), "stein": partial(stein, group=group)}
+        terms = regularised[divergence](reconstruction, z, "normal", lam, kernel)
+        name, value = divergence, terms[divergence]
     return {
         "loss": reconstruction + alpha * information + lam * value,
         "reconstruction": reconstruction,
@@ -251,6 +275,7 @@ def imae(
     scale: float = 1.0,
     weighting: Weighting = "uniform",
     dataset_size: int | None = None,
+    group: ProcessGroup | None = None,
 ) -> Terms:
     """-E log p(x|y, z) - beta L(y) - beta L(z) + gamma TC(z).
 
@@ -274,9 +299,11 @@ def imae(
 
     Source: IMAE, eqs. 6, 7, 10, 11 and 34.
     """
-    entropy = densities.categorical_entropy(densities.mean_log_probability(log_p))
+    entropy = densities.categorical_entropy(densities.mean_log_probability(log_p, group))
     information_y = entropy - densities.categorical_entropy(log_p).mean()
-    latent = vk.latent_information(z, mean, log_var, weighting=weighting, dataset_size=dataset_size)
+    latent = vk.latent_information(
+        z, mean, log_var, weighting=weighting, dataset_size=dataset_size, group=group
+    )
     cross = densities.normal_cross_entropy(mean, log_var, scale).mean(0)
     marginal_kl = (cross - latent.marginal_entropy).sum()
     tc = latent.total_correlation
@@ -330,6 +357,7 @@ def hybrid_info_vae(
     smoothness: Tensor,
     *,
     beta: float,
+    group: ProcessGroup | None = None,
 ) -> Terms:
     """-E log p(x|y, z) + beta [KL(p(z) || N(0, I)) + KL(p(y) || uniform) + smoothness].
 
@@ -340,9 +368,9 @@ def hybrid_info_vae(
 
     Source: IMAE, figure 1 ("InfoVAE") and eqs. 11 and 34.
     """
-    entropy = vk.latent_information(z, mean, log_var).joint_entropy
+    entropy = vk.latent_information(z, mean, log_var, group=group).joint_entropy
     kl_z = densities.normal_cross_entropy(mean, log_var).sum(-1).mean() - entropy
-    kl_y = densities.uniform_kl(densities.mean_log_probability(log_p))
+    kl_y = densities.uniform_kl(densities.mean_log_probability(log_p, group))
     return {
         "loss": reconstruction + beta * (kl_z + kl_y + smoothness),
         "reconstruction": reconstruction,
@@ -362,6 +390,7 @@ def joint_vae(
     capacity_y: Tensor,
     *,
     beta: float,
+    group: ProcessGroup | None = None,
 ) -> Terms:
     """-E log p(x|y, z) + beta [|KL(z) - C_z| + |KL(y) - C_y| + smoothness], KLs as `hybrid_elbo`.
 
@@ -371,6 +400,7 @@ def joint_vae(
     Source: IMAE, figure 1; Dupont, JointVAE (2018), eq. 7.
     """
     terms = hybrid_elbo(reconstruction, mean, log_var, log_p, smoothness, beta)
+    terms |= {name: distributed.mean(terms[name], group) for name in ("kl_z", "kl_y")}
     distance = (terms["kl_z"] - capacity_z).abs() + (terms["kl_y"] - capacity_y).abs()
     return terms | {
         "loss": reconstruction + beta * (distance + smoothness),

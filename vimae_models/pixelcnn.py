@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from . import distributed
 from .likelihoods import Likelihood
 
 Progress = Callable[[int, int], None]
@@ -328,6 +329,19 @@ class _Doubling(nn.Module):
         return self.convolution(x)  # type: ignore[no-any-return]
 
 
+class _Dropout(nn.Dropout):
+    """Dropout for which the processes of a group draw as one, see `distributed.rows`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or distributed.group() is None:
+            return super().forward(x)
+
+        def kept(n: int) -> Tensor:
+            return F.dropout(x.new_ones(n, *x.shape[1:]), self.p)
+
+        return x * distributed.rows(kept, len(x))
+
+
 class _Block(nn.Module):
     """x + a * sigmoid(b), (a, b) two convolutions of x, beside it of the skip connection, and z."""
 
@@ -337,7 +351,7 @@ class _Block(nn.Module):
         super().__init__()
         self.first = convolution(2 * filters, filters)
         self.skip = weight_norm(nn.Conv2d(2 * skip, filters, 1)) if skip else None
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = _Dropout(0.5)
         self.second = convolution(2 * filters, 2 * filters)
         self.condition = nn.Linear(code_dim, 2 * filters)
 

@@ -89,6 +89,7 @@ _OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "binarize": _FLAG,
     "momentum": ("a number >= 0 and < 1", lambda value: _finite(value) and 0 <= value < 1),
     "auxiliary_lr": _POSITIVE,
+    "sync_batchnorm": _FLAG,
 }
 # What `training.fit` takes as it is.
 _FOR_FIT = (
@@ -101,6 +102,7 @@ _FOR_FIT = (
     "auxiliary_lr",
     "precision",
     "devices",
+    "sync_batchnorm",
     "seed",
 )
 # What a checkpoint is read for, by this package and by Lightning.
@@ -330,8 +332,13 @@ def load_data(
 def check_hardware(config: Config) -> None:
     """Raise `RunError` for what this machine cannot train with."""
     gpus = torch.cuda.device_count()
-    if gpus and config["devices"] > gpus:
-        raise RunError(f"--devices is {config['devices']}; the GPUs here are {gpus}")
+    here = (
+        config["devices"]
+        if distributed.group() is None
+        else config["devices"] // distributed.nodes()
+    )
+    if gpus and here > gpus:
+        raise RunError(f"--devices is {here}; the GPUs here are {gpus}")
     if not gpus and config["precision"] == "16-mixed":
         raise RunError("--precision 16-mixed needs a GPU; bf16-mixed runs on a CPU too")
 
@@ -365,7 +372,7 @@ def train(
     `told` is what `training.fit` tells its progress to, where one process trains.
     """
     settings = {key: config[key] for key in _FOR_FIT if config.get(key) is not None}
-    if config["devices"] == 1:
+    if config["devices"] == 1 or distributed.group() is not None:
         return fit(model, data, run, resume=resume, **settings, **told)
     distributed.launch(config["devices"], _train_in_group, run, config, resume, settings)
     checkpoint = read_checkpoint(run)

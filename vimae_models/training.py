@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from . import encoding, evaluation, files
+from . import distributed, encoding, evaluation, files
 from .autoencoder import Autoencoder
 from .data import ImageData, Images, pixels
 from .metrics import information
@@ -53,11 +54,11 @@ class Batches:
 
     The order of an epoch depends on the seed and the epoch alone, and `state_dict` says which batch
     is next: a resumed run sees what the uninterrupted one would have seen. Of several processes each
-    gets its share of every batch, every `world`-th image.
+    gets its share of every batch, in the order of their ranks.
 
     Args:
         images: (N, C, H, W).
-        batch_size: over all processes; at least two for each, at most N.
+        batch_size: over all processes; at least two for each, as many for each, at most N.
         seed: of the order.
         rank, world: which process this is, and of how many.
 
@@ -74,6 +75,10 @@ class Batches:
             raise ValueError(
                 f"batch_size is {batch_size}; it must be at least {2 * world}, two images for each of "
                 f"{world} process(es): batch normalisation and the MMD take two"
+            )
+        if batch_size % world:
+            raise ValueError(
+                f"batch_size is {batch_size}; it must be a multiple of {world} processes"
             )
         self.images = images
         self.batch_size = batch_size
@@ -93,7 +98,7 @@ class Batches:
             self.next += 1
             if self.next == len(self):
                 self.epoch, self.next = self.epoch + 1, 0
-            yield pixels(self.images[batch[self.rank :: self.world]])
+            yield pixels(self.images[batch.chunk(self.world)[self.rank]])
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "next": self.next}
@@ -163,7 +168,7 @@ class Module(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = {
             "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all(),
+            "cuda": [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [],
             "sums": {name: value.cpu() for name, value in self.sums.items()},
         }
         processes = [own] * self.trainer.world_size
@@ -182,18 +187,24 @@ class Module(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
-        own = run["processes"][self.trainer.global_rank]
-        self.sums = {name: value.to(self.device) for name, value in own["sums"].items()}
+        states = run["processes"]
+        if len(states) == self.trainer.world_size:
+            own = states[self.trainer.global_rank]["sums"]
+        else:
+            # Of another number of processes: all that is reported of sums is their mean.
+            sums = [state["sums"] for state in states]
+            own = {name: torch.stack([s[name] for s in sums]).mean(0) for name in sums[0]}
+        self.sums = {name: value.to(self.device) for name, value in own.items()}
         self.steps, self.total_steps = run["steps"], run["total_steps"]
         self.history = run["history"]
-        self.random_state = own
+        self.random_state = states[0]  # all processes draw the same
         self.batches.load_state_dict(run["batches"])
 
     def on_train_start(self) -> None:
         if self.random_state is not None:
             torch.set_rng_state(self.random_state["cpu"].cpu())
-            if len(self.random_state["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all([state.cpu() for state in self.random_state["cuda"]])
+            if self.device.type == "cuda" and self.random_state["cuda"]:
+                torch.cuda.set_rng_state(self.random_state["cuda"][0].cpu(), self.device)
 
 
 class _CheckpointFile(TorchCheckpointIO):
@@ -409,6 +420,7 @@ def fit(
     auxiliary_lr: float | None = None,
     precision: str = "32",
     devices: int = 1,
+    sync_batchnorm: bool = False,
     resume: bool = False,
     console: Console | None = None,
     progress: Callable[[int, int], bool | None] | None = None,
@@ -417,7 +429,7 @@ def fit(
 
     Ctrl-C lets the running step finish, writes the checkpoint and raises `Interrupted`. A run
     resumed from any checkpoint continues bit for bit as the uninterrupted one on the same machine
-    and number of CPU threads.
+    and number of CPU threads and processes; with another number of processes, to rounding.
 
     Args:
         model: on any device; trained on the accelerator if there is one.
@@ -430,8 +442,10 @@ def fit(
         lr_decay: factor on the learning rates after every epoch.
         seed: of the order of the batches; the noise and the prior come from torch's generator.
         precision: one of `PRECISIONS`; "64" leaves the model in float64.
-        devices: number of processes; with more than one this is called in each of them, by
-            `distributed.launch`, on equal models.
+        devices: number of processes; with more than one this is called in each of them, on equal
+            models and with torch's generators in equal states: by `distributed.launch`, or where
+            torchrun or SLURM started them. They train as one process would, to rounding.
+        sync_batchnorm: batch normalisation over the images of all processes, not of each.
         resume: start from the checkpoint in `run`.
         console: where progress goes; None is standard error.
         progress: called after every step with the steps done and all of them; if it returns True,
@@ -450,18 +464,26 @@ def fit(
         FloatingPointError: the loss became NaN or infinite.
         OSError: the folder cannot be written; the checkpoint before is whole.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(package).setLevel(logging.ERROR)
     console = console if console is not None else Console(stderr=True)
+    environment = distributed.environment() if devices > 1 else None
+    nodes = distributed.nodes() if environment is not None else 1
     with warnings.catch_warnings():
         # Written for DataLoaders with workers and for loggers, neither of which is used here.
         warnings.filterwarnings("ignore", module="lightning.*")
+        # Of convolutions; DDP is right all the same.
+        warnings.filterwarnings("ignore", "Grad strides do not match")
         trainer = L.Trainer(
             accelerator="auto",
-            devices=devices,
+            devices=devices // nodes,
+            num_nodes=nodes,
             # Of two optimisers each leaves the parameters of the other without a gradient.
-            strategy=DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto",
+            strategy=DDPStrategy(find_unused_parameters=model.auxiliary is not None)
+            if devices > 1
+            else "auto",
             precision=precision,  # type: ignore[arg-type]
-            plugins=[_CheckpointFile(), LightningEnvironment()],
+            plugins=[_CheckpointFile(), environment or LightningEnvironment()],
             max_epochs=epochs,
             logger=False,
             enable_checkpointing=False,
@@ -478,22 +500,24 @@ def fit(
         module = Module(model, batches, chosen)
         if rank > 0:
             console = Console(quiet=True)
-            # The noise of every process is its own.
-            torch.manual_seed(seed + 1_000_003 * rank)
         recorder = Recorder(run, data, device, lr_decay, console, progress)
         trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
         # Only the main thread may set, and will get, the signal.
         main = threading.current_thread() is threading.main_thread()
         handler = recorder.interrupt if devices == 1 else recorder.interrupt_together
-        previous = signal.signal(signal.SIGINT, handler) if main else None
+        # torchrun and SLURM pass on a Ctrl-C, or what else is to end a job, as SIGTERM.
+        signals = [signal.SIGINT] if environment is None else [signal.SIGINT, signal.SIGTERM]
+        previous = {each: signal.signal(each, handler) for each in signals} if main else {}
+        normalisation = distributed.normalised_together(model) if sync_batchnorm else nullcontext()
         try:
             checkpoint = str(run / CHECKPOINT) if resume else None
-            trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+            with normalisation:
+                trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as error:
             # What Lightning makes of a second Ctrl-C.
             raise KeyboardInterrupt from error
         finally:
-            if main:
-                signal.signal(signal.SIGINT, previous)
+            for each, earlier in previous.items():
+                signal.signal(each, earlier)
             recorder.close()
     return module.history

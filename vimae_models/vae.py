@@ -185,7 +185,9 @@ class MinimalRateVAE(GaussianAutoencoder):
     def loss(self, x: Tensor) -> objectives.Terms:
         """The terms of `objectives.minimal_rate`."""
         reconstruction, _, mean, log_var = self._terms(x)
-        return objectives.minimal_rate(reconstruction, mean, log_var, self.beta, self.rate)
+        return objectives.minimal_rate(
+            reconstruction, mean, log_var, self.beta, self.rate, self.group
+        )
 
 
 class InfoVAE(GaussianAutoencoder):
@@ -237,6 +239,7 @@ class InfoVAE(GaussianAutoencoder):
             lam=self.lam,
             divergence=self.divergence,
             kernel=self.kernel,
+            group=self.group,
         )
 
 
@@ -283,7 +286,9 @@ class MMDVAE(GaussianAutoencoder):
         """The terms of `objectives.infomax`; B >= 2 images."""
         reconstruction, z, _, _ = self._terms(x)
         memory = None if self.memory is None else self.memory(z)
-        return objectives.infomax(reconstruction, z, "normal", self.lam, self.kernel, memory)
+        return objectives.infomax(
+            reconstruction, z, "normal", self.lam, self.kernel, memory, self.group
+        )
 
 
 class SteinVAE(GaussianAutoencoder):
@@ -322,4 +327,4 @@ class SteinVAE(GaussianAutoencoder):
     def loss(self, x: Tensor) -> objectives.Terms:
         """The terms of `objectives.stein`."""
         reconstruction, z, _, _ = self._terms(x)
-        return objectives.stein(reconstruction, z, "normal", self.lam, self.kernel)
+        return objectives.stein(reconstruction, z, "normal", self.lam, self.kernel, self.group)

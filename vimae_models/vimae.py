@@ -72,4 +72,4 @@ class VIMAE(Autoencoder):
         z = self.encode(noisy)
         error = -self.log_likelihood(x, z).mean()
         memory = None if self.memory is None else self.memory(z)
-        return objectives.infomax(error, z, self.prior, self.lam, self.kernel, memory)
+        return objectives.infomax(error, z, self.prior, self.lam, self.kernel, memory, self.group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, repeat
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from .networks import NETWORKS
 from .pixelcnn import Progress
 from .vae import GaussianAutoencoder
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 
 def gaussian_log_q(outputs: Tensor, z: Tensor) -> Tensor:
     """log Q(z|x'), Q being a Gaussian with mean and log variance `outputs` (B, 2 k): (B,)."""
@@ -31,14 +34,16 @@ def categorical_log_q(outputs: Tensor, y: Tensor) -> Tensor:
     return (y * outputs.log_softmax(1)).sum(1)
 
 
-def gaussian_entropy(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """H of the aggregated posterior of samples z (B, k) of N(mean, exp(log_var)): ()."""
-    return vk.latent_information(z, mean, log_var).joint_entropy
+def gaussian_entropy(
+    z: Tensor, mean: Tensor, log_var: Tensor, group: ProcessGroup | None = None
+) -> Tensor:
+    """H of the aggregated posterior of samples z (B, k) of N(mean, exp(log_var)): (); `group` as of `objectives`."""
+    return vk.latent_information(z, mean, log_var, group=group).joint_entropy
 
 
-def categorical_entropy(log_p: Tensor) -> Tensor:
-    """H of the mean over the batch of the probabilities, from their logs (B, K): ()."""
-    return densities.categorical_entropy(densities.mean_log_probability(log_p))
+def categorical_entropy(log_p: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """H of the mean over the batch of the probabilities, from their logs (B, K): (); `group` as of `objectives`."""
+    return densities.categorical_entropy(densities.mean_log_probability(log_p, group))
 
 
 class VMIVAE(GaussianAutoencoder):
@@ -107,7 +112,7 @@ class VMIVAE(GaussianAutoencoder):
         terms = objectives.elbo(-self.p_x.log_prob(theta, x).mean(), mean, log_var)
         outputs = with_frozen_parameters(self.auxiliary, self.p_x.mean(theta))
         z, mean, log_var = (t[:, : self.informative] for t in (z, mean, log_var))
-        entropy = gaussian_entropy(z, mean, log_var)
+        entropy = gaussian_entropy(z, mean, log_var, self.group)
         if self.entropy == "constant":
             entropy = entropy.detach()
         bound = objectives.information_bound(gaussian_log_q(outputs, z), entropy)
@@ -175,13 +180,13 @@ class VMIJointVAE(JointAutoencoder):
         """The terms "loss", "reconstruction", "kl_z", "kl_y" and "information", the bound on I(c; x)."""
         mean, log_var, log_p = self.joint_posterior(x)
         z = densities.draw_normal(mean, log_var)
-        y = vk.gumbel_softmax(log_p, self.tau)
+        y = densities.draw_category(log_p, self.tau)
         theta = self.decoder(torch.cat([z, y], 1))
         reconstruction = -self.p_x.log_prob(theta, x).mean()
         terms = objectives.hybrid_elbo(reconstruction, mean, log_var, log_p)
         del terms["vat"]
         outputs = with_frozen_parameters(self.auxiliary, self.p_x.mean(theta))
-        entropy = categorical_entropy(log_p)
+        entropy = categorical_entropy(log_p, self.group)
         if self.entropy == "constant":
             entropy = entropy.detach()
         bound = objectives.information_bound(categorical_log_q(outputs, y), entropy)
@@ -192,7 +197,7 @@ class VMIJointVAE(JointAutoencoder):
         with torch.no_grad(), statistics_kept(self.encoder), statistics_kept(self.decoder):
             mean, log_var, log_p = self.joint_posterior(x)
             z = densities.draw_normal(mean, log_var)
-            y = vk.gumbel_softmax(log_p, self.tau)
+            y = densities.draw_category(log_p, self.tau)
             images = self.decode(torch.cat([z, y], 1))
         return {"loss": -categorical_log_q(self.auxiliary(images), y).mean()}
 

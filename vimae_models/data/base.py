@@ -12,6 +12,8 @@ from typing import NoReturn, TypeVar
 import torch
 from torch import Tensor
 
+from .. import distributed
+
 _T = TypeVar("_T")
 
 # What Synology and QNAP, macOS, Windows, Linux and Python leave beside the files of users.
@@ -137,7 +139,7 @@ class Binarized(Lazy):
                 row.uniform_(generator=torch.Generator().manual_seed(i))
             noise = noise.to(p.device)
         else:
-            noise = torch.rand_like(p)
+            noise = distributed.rows(lambda n: p.new_empty(n, *p.shape[1:]).uniform_(), len(p))
         return (noise < p).to(torch.uint8).mul_(255)
 
     def to(self, device: torch.device) -> Binarized:
