@@ -104,9 +104,12 @@ struct Problem {
           for (int j = p == q ? i + 1 : 0; j < columns; ++j) {
             Bits bits;
             std::memcpy(&bits, tile + i * P + j, sizeof bits);
-            coincide += bits == 0;
-            if (known == 1 || bits >> (shift + digit) == prefix)
+            if (known == 1) {
+              coincide += bits == 0;
+              ++mine[(bits >> shift) * kWays + j % kWays];
+            } else if (bits >> (shift + digit) == prefix) {
               ++mine[(bits >> shift & ((Bits(1) << digit) - 1)) * kWays + j % kWays];
+            }
           }
       }
     zeros[team.rank] = coincide;

@@ -377,24 +377,26 @@ def _tiled_sweep(
                 x, row, stride, x, j, stride, d, first, False, DOUBLE, R, C, DOWN, ACROSS
             )
             p = s
+        # A point pulls on itself with e = 0, times a weight that may be any number beside what is left of the others;
+        # and its pair with itself is not in the discrepancy's sums: it is as good as infinitely far.
+        apart = points(row, R, DOWN)[:, None, :, None] != points(j, C, ACROSS)[None, :, None, :]
         if VALUE and NORMAL:
             own = tl.load(norms + tl.minimum(points(row, R, DOWN), n - 1))
             own += _dot_start(scales, IMQ, DOUBLE)
             other = tl.load(norms + tl.minimum(points(j, C, ACROSS), n - 1))
             p = s * -0.5 + (own[:, None, :, None] + other[None, :, None, :])
+        if VALUE:
+            s = tl.where(apart, s, 1e30 if IMQ else 1e15)
         f, u, a, g = _pair(s, p, q, d, scales, SCALES, IMQ, VALUE, NORMAL, DOUBLE)
         inside = (points(row, R, DOWN) < n)[:, None, :, None]
         inside = inside & (points(j, C, ACROSS) < stop)[None, :, None, :]
-        # A point pulls on itself with e = 0, times a weight that may be any number beside what is left of the others.
-        apart = points(row, R, DOWN)[:, None, :, None] != points(j, C, ACROSS)[None, :, None, :]
         if VALUE:
-            inside = inside & apart
             value += tl.sum(tl.sum(tl.where(inside, u, 0.0), 0), 0).to(tl.float64)
         if PULL:
             # sum_j a_ij (z_i - z_j) = (sum_j a_ij) (z_i - r) - sum_j a_ij (z_j - r) for every r: a
             # product of matrices, whose first term waits for the end. With r the block's first point
             # both are differences of points, so a common offset costs nothing here either.
-            a = tl.where(inside & apart, a, 0.0)
+            a = tl.where(inside if VALUE else inside & apart, a, 0.0)
             a_sum += row_sums(tl.sum(a, 1))
             a = column_pieces(a)
             if NORMAL:
