@@ -110,7 +110,8 @@ def _of(x: Tensor, s: Tensor | None, k: Any, estimator: str, chosen: Backend) ->
         x, s, unit = _score.in_units_of_the_median(x, s, chosen)
     scales = _score.scales_of(k, x.shape[-1])
     value = _value(x, s, k.family, scales, estimator == "unbiased", chosen)
-    return value if unit is None else value / unit[..., 0, 0].square()
+    # Not by its square, which may be beyond the dtype.
+    return value if unit is None else value / unit[..., 0, 0] / unit[..., 0, 0]
 
 
 def _of_group(
