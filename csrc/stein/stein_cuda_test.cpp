@@ -174,11 +174,12 @@ void check_small(bool first) {
 
 // Several blocks, splits and tiles: once is enough, and of some in float.
 void check_large() {
-  check<float>({1, 300, 2, Family::imq, 1});
+  check<float>({1, 300, 2, Family::imq, 1, false});
   check<float>({1, 257, 7, Family::rbf, 2});
   check<float>({1, 131, 35, Family::imq, 1, true, 100});
   check<float>({1, 2, 70, Family::rbf, 2, false});
   check<double>({1, 131, 8, Family::imq, 1, true, 100});
+  check<double>({1, 257, 2, Family::rbf, 1, false});
   check<double>({1, 2, 70, Family::rbf, 2, false});
 }
 
