@@ -74,12 +74,18 @@ def test_the_exact_p_value_of_two_kinds_of_points(unit, backend, level):
 
 
 @pytest.mark.parametrize(("backend", "level"), WAYS)
-@pytest.mark.parametrize("kernel", [vk.IMQ(1.0), vk.RBF(1.0), vk.IMQ((0.5, 30.0))], ids=str)
-@pytest.mark.parametrize("unit", [1e-12, 1e-5, 1e-2, 3.0, 1e5])
+@pytest.mark.parametrize(
+    ("unit", "kernel"),
+    [
+        (unit, kernel)
+        for unit in (1e-12, 1e-5, 1e-2, 3.0, 1e5)
+        for kernel in (vk.IMQ(1.0), vk.RBF(1.0), vk.IMQ((0.5, 30.0)))
+        if unit < 1e5 or isinstance(kernel, vk.IMQ)  # the RBF's values are 0 there
+    ],
+    ids=str,
+)
 def test_float32_is_the_test_in_float64(unit, kernel, backend, level):
     # Kernels that are nearly 1 or nearly 0 tell the samples apart as well as their float64 does.
-    if unit == 1e5 and isinstance(kernel, vk.RBF):
-        pytest.skip("its values are 0")
     g = torch.Generator().manual_seed(2)
     z, x = torch.randn(50, 1, generator=g) * unit, (torch.randn(60, 1, generator=g) + 0.6) * unit
     with simd_level(level):
