@@ -62,10 +62,10 @@ def counted() -> Iterator[Counts]:
     counts = Counts()
     call = _native.call
 
-    def counting_call(kernel: str, x: Tensor, *arguments: Any, **rest: Any) -> None:
-        if kernel != "draw_labels":
+    def counting_call(kernel: str, x: Tensor, *arguments: Any) -> None:
+        if kernel != "draw":
             counts.pairs += _pairs(kernel, arguments)
-        call(kernel, x, *arguments, **rest)
+        call(kernel, x, *arguments)
 
     def counting(collective: Callable[..., Any]) -> Callable[..., Any]:
         def run(out: Any, *arguments: Any, **rest: Any) -> Any:

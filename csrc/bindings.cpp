@@ -8,7 +8,7 @@
 
 namespace {
 
-unsigned long main_thread;
+unsigned long main_thread;  // written when the module is loaded, and not again
 
 // Python runs the handlers of signals in its main thread, when asked: so that one asks, and not
 // more often than a user notices, for another thread may keep the lock for some milliseconds.
@@ -31,7 +31,10 @@ std::vector<vimae::Add>& vimae::additions() {
   return all;
 }
 
-PYBIND11_MODULE(_C, m) {
+// Nothing here needs Python's lock: the additions are complete once the library is loaded, the
+// level and the question of interruption are atomic, and what `signalled` keeps is the main
+// thread's own.
+PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   m.def("level_name", &vimae::level_name);
   m.def("set_level", &vimae::set_level);
   m.def("runnable_levels", &vimae::runnable_levels);

@@ -57,29 +57,31 @@ def simd_levels() -> dict[str, Any]:
     return {"runnable": _C.runnable_levels(), "used": _C.level_name()}
 
 
-def call(kernel: str, x: Tensor, *arguments: Any, workspace: tuple[int, ...] = ()) -> None:
-    """Run `kernel` of the core on the device and in the dtype of x, float32 or float64.
+# What a function's name ends in, by the dtype of its data: one that reads no float has no ending.
+_ENDINGS = {torch.float32: "_float32", torch.float64: "_float64"}
+
+
+def call(kernel: str, x: Tensor, *arguments: Any) -> None:
+    """Run `kernel` of the core on the device and in the dtype of x.
 
     Args:
-        kernel: its name in csrc/bindings.cpp, without device and dtype.
+        kernel: its name in csrc/*/*_python.cpp, without device and dtype.
         x: any of its tensors.
-        arguments: what it takes, in order; tensors, contiguous as it expects them, become addresses, None 0.
-        workspace: on a GPU, the arguments that tell how much workspace it needs.
+        arguments: the fields of its struct in csrc/*/*.h, in order, without the last three: tensors, contiguous
+            as it expects them, in place of addresses.
     """
-    dtype = "float64" if x.dtype == torch.float64 else "float32"
-    addresses = [
-        a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments
-    ]
+    fields = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    ending = _ENDINGS.get(x.dtype, "")
     if not x.is_cuda:
-        _function(f"{kernel}_cpu_{dtype}")(*addresses, torch.get_num_threads())
+        _function(f"{kernel}_cpu{ending}")(*fields, torch.get_num_threads(), None, None)
         return
     # Launches go to the current device: it is made that of x, at no cost where it is already.
     here = x.device.index == torch.cuda.current_device()
     with contextlib.nullcontext() if here else torch.cuda.device_of(x):
-        size = _function(f"{kernel}_cuda_workspace_{dtype}")(*workspace)
+        size = _function(f"{kernel}_cuda_workspace{ending}")(*fields, 0, None, None)
         scratch = x.new_empty(size, dtype=torch.uint8)
         stream = torch.cuda.current_stream(x.device).cuda_stream
-        _function(f"{kernel}_cuda_{dtype}")(*addresses, scratch.data_ptr(), stream)
+        _function(f"{kernel}_cuda{ending}")(*fields, 0, scratch.data_ptr(), stream)
 
 
 def _function(name: str) -> Any:

@@ -35,6 +35,8 @@ struct Aggregate {
   T* peak;
   T* total;
   int threads;
+  void* workspace;  // on a GPU, aggregate_cuda_workspace bytes
+  void* stream;     // cudaStream_t
 };
 
 // With P_ij = g_joint_i w_ij exp(sum_k l_ijk - joint_i), Q_ijk = g_marginal_ik w_ij 2^(l_ijk -
@@ -60,6 +62,8 @@ struct AggregateGradient {
   T* dmean;
   T* dlog_var;
   int threads;
+  void* workspace;  // on a GPU, aggregate_gradient_cuda_workspace bytes
+  void* stream;     // cudaStream_t
 };
 
 // With n samples, sum_i (joint_i - sum_k marginal_ik) / n and its gradients, in one call: a block
@@ -80,66 +84,25 @@ struct TotalCorrelation {
   T* dmean;
   T* dlog_var;
   int threads;
+  void* workspace;  // unused, like the next: there is no code for GPUs
+  void* stream;
 };
 
-#define VIMAE_AGGREGATE(level)                                                    \
-  VIMAE_DECLARE_IN(level, void aggregate_cpu(const Aggregate<float>&);            \
-                   void aggregate_cpu(const Aggregate<double>&);                  \
-                   void aggregate_gradient_cpu(const AggregateGradient<float>&);  \
-                   void aggregate_gradient_cpu(const AggregateGradient<double>&); \
-                   void total_correlation_cpu(const TotalCorrelation<float>&);    \
-                   void total_correlation_cpu(const TotalCorrelation<double>&);)
-VIMAE_EACH_LEVEL(VIMAE_AGGREGATE)
-#undef VIMAE_AGGREGATE
+VIMAE_CPU(aggregate_cpu, Aggregate<float>)
+VIMAE_CPU(aggregate_cpu, Aggregate<double>)
+VIMAE_CPU(aggregate_gradient_cpu, AggregateGradient<float>)
+VIMAE_CPU(aggregate_gradient_cpu, AggregateGradient<double>)
+VIMAE_CPU(total_correlation_cpu, TotalCorrelation<float>)
+VIMAE_CPU(total_correlation_cpu, TotalCorrelation<double>)
 
-// The same on a GPU: all pointers are device memory.
-template <class T>
-struct AggregateCuda {
-  const T* z;
-  const T* mean;
-  const T* log_var;
-  std::int64_t z_batch_stride, mean_batch_stride, log_var_batch_stride;
-  std::int64_t batch, n, B, d;
-  Weighting weighting;
-  std::int64_t dataset_size;
-  double* joint;
-  T* marginal;
-  T* peak;
-  T* total;
-  void* workspace;  // aggregate_cuda_workspace bytes
-  void* stream;     // cudaStream_t
-};
-
-template <class T>
-struct AggregateGradientCuda {
-  const T* z;
-  const T* mean;
-  const T* log_var;
-  std::int64_t z_batch_stride, mean_batch_stride, log_var_batch_stride;
-  std::int64_t batch, n, B, d;
-  Weighting weighting;
-  std::int64_t dataset_size;
-  const double* joint;
-  const T* peak;
-  const T* total;
-  const T* g_joint;
-  const T* g_marginal;
-  T* dz;
-  T* dmean;
-  T* dlog_var;
-  void* workspace;  // aggregate_gradient_cuda_workspace bytes
-  void* stream;     // cudaStream_t
-};
-
-// They look at batch, n, B and d.
-std::int64_t aggregate_cuda_workspace(const AggregateCuda<float>&);
-std::int64_t aggregate_cuda_workspace(const AggregateCuda<double>&);
-std::int64_t aggregate_gradient_cuda_workspace(const AggregateGradientCuda<float>&);
-std::int64_t aggregate_gradient_cuda_workspace(const AggregateGradientCuda<double>&);
 // Launch and return: nothing is allocated, nothing waits.
-void aggregate_cuda(const AggregateCuda<float>&);
-void aggregate_cuda(const AggregateCuda<double>&);
-void aggregate_gradient_cuda(const AggregateGradientCuda<float>&);
-void aggregate_gradient_cuda(const AggregateGradientCuda<double>&);
+void aggregate_cuda(const Aggregate<float>&);
+void aggregate_cuda(const Aggregate<double>&);
+std::int64_t aggregate_cuda_workspace(const Aggregate<float>&);
+std::int64_t aggregate_cuda_workspace(const Aggregate<double>&);
+void aggregate_gradient_cuda(const AggregateGradient<float>&);
+void aggregate_gradient_cuda(const AggregateGradient<double>&);
+std::int64_t aggregate_gradient_cuda_workspace(const AggregateGradient<float>&);
+std::int64_t aggregate_gradient_cuda_workspace(const AggregateGradient<double>&);
 
 }  // namespace vimae

@@ -691,14 +691,14 @@ Call<T> call_of(const Args& a, int splits) {
 inline dim3 elements(std::int64_t size) { return dim3(unsigned((size + kThreads - 1) / kThreads)); }
 
 template <class T>
-std::int64_t value_workspace(const AggregateCuda<T>& a) {
+std::int64_t value_workspace(const Aggregate<T>& a) {
   const Plan<T> p(a);
   return (a.batch * a.B + p.joint_value * a.batch * a.n) * sizeof(double) +
          2 * p.marginal_rows * a.batch * a.d * a.n * sizeof(T);
 }
 
 template <class T>
-void value(const AggregateCuda<T>& a) {
+void value(const Aggregate<T>& a) {
   const Plan<T> p(a);
   const cudaStream_t stream = static_cast<cudaStream_t>(a.stream);
   double* offsets = static_cast<double*>(a.workspace);
@@ -722,7 +722,7 @@ void value(const AggregateCuda<T>& a) {
 }
 
 template <class T>
-std::int64_t gradient_workspace(const AggregateGradientCuda<T>& a) {
+std::int64_t gradient_workspace(const AggregateGradient<T>& a) {
   const Plan<T> p(a);
   const std::int64_t rows = a.batch * a.n * a.d, columns = a.batch * a.B * a.d;
   return a.batch * a.B * sizeof(double) +
@@ -732,7 +732,7 @@ std::int64_t gradient_workspace(const AggregateGradientCuda<T>& a) {
 }
 
 template <class T>
-void gradient(const AggregateGradientCuda<T>& a) {
+void gradient(const AggregateGradient<T>& a) {
   const Plan<T> p(a);
   const cudaStream_t stream = static_cast<cudaStream_t>(a.stream);
   const std::int64_t rows = a.batch * a.n * a.d, columns = a.batch * a.B * a.d;
@@ -767,17 +767,17 @@ void gradient(const AggregateGradientCuda<T>& a) {
 
 }  // namespace
 
-std::int64_t aggregate_cuda_workspace(const AggregateCuda<float>& a) { return value_workspace(a); }
-std::int64_t aggregate_cuda_workspace(const AggregateCuda<double>& a) { return value_workspace(a); }
-std::int64_t aggregate_gradient_cuda_workspace(const AggregateGradientCuda<float>& a) {
+std::int64_t aggregate_cuda_workspace(const Aggregate<float>& a) { return value_workspace(a); }
+std::int64_t aggregate_cuda_workspace(const Aggregate<double>& a) { return value_workspace(a); }
+std::int64_t aggregate_gradient_cuda_workspace(const AggregateGradient<float>& a) {
   return gradient_workspace(a);
 }
-std::int64_t aggregate_gradient_cuda_workspace(const AggregateGradientCuda<double>& a) {
+std::int64_t aggregate_gradient_cuda_workspace(const AggregateGradient<double>& a) {
   return gradient_workspace(a);
 }
-void aggregate_cuda(const AggregateCuda<float>& a) { value(a); }
-void aggregate_cuda(const AggregateCuda<double>& a) { value(a); }
-void aggregate_gradient_cuda(const AggregateGradientCuda<float>& a) { gradient(a); }
-void aggregate_gradient_cuda(const AggregateGradientCuda<double>& a) { gradient(a); }
+void aggregate_cuda(const Aggregate<float>& a) { value(a); }
+void aggregate_cuda(const Aggregate<double>& a) { value(a); }
+void aggregate_gradient_cuda(const AggregateGradient<float>& a) { gradient(a); }
+void aggregate_gradient_cuda(const AggregateGradient<double>& a) { gradient(a); }
 
 }  // namespace vimae

@@ -19,18 +19,6 @@ namespace {
 int failures = 0;
 bool stop_at_first = false;
 
-void value_dispatch(const Aggregate<double>& args) {
-#define VIMAE_CALL aggregate_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-void gradient_dispatch(const AggregateGradient<double>& args) {
-#define VIMAE_CALL aggregate_gradient_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
 // A buffer of the exact size on the heap, so that ASan sees its ends; all bits set is NaN.
 template <class T>
 std::vector<T> poisoned(std::int64_t size) {
@@ -109,14 +97,14 @@ Results<T> results(const Problem& p, const Data<T>& in, RunValue run_value,
 
 template <class T>
 Results<T> on_cuda(const Problem& p, const Data<T>& in) {
-  return results<AggregateCuda<T>, AggregateGradientCuda<T>>(
+  return results<Aggregate<T>, AggregateGradient<T>>(
       p, in,
-      [](AggregateCuda<T>& a) {
+      [](Aggregate<T>& a) {
         std::vector<char> workspace = poisoned<char>(aggregate_cuda_workspace(a));
         a.workspace = workspace.data();
         aggregate_cuda(a);
       },
-      [](AggregateGradientCuda<T>& a) {
+      [](AggregateGradient<T>& a) {
         std::vector<char> workspace = poisoned<char>(aggregate_gradient_cuda_workspace(a));
         a.workspace = workspace.data();
         aggregate_gradient_cuda(a);
@@ -128,11 +116,11 @@ Results<double> on_cpu(const Problem& p, const Data<double>& in) {
       p, in,
       [](Aggregate<double>& a) {
         a.threads = 1;
-        value_dispatch(a);
+        aggregate_cpu(a);
       },
       [](AggregateGradient<double>& a) {
         a.threads = 1;
-        gradient_dispatch(a);
+        aggregate_gradient_cpu(a);
       });
 }
 

@@ -91,27 +91,6 @@ void close(const char* what, const std::vector<T>& got, std::size_t offset,
   }
 }
 
-template <class T>
-void forward(const Aggregate<T>& args) {
-#define VIMAE_CALL aggregate_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-template <class T>
-void backward(const AggregateGradient<T>& args) {
-#define VIMAE_CALL aggregate_gradient_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-template <class T>
-void total(const TotalCorrelation<T>& args) {
-#define VIMAE_CALL total_correlation_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
 // The total correlation of a batch whose variances have the batch stride 0.
 template <class T>
 void check_total(const Aggregate<T>& a) {
@@ -137,9 +116,9 @@ void check_total(const Aggregate<T>& a) {
                            dmean.data(),
                            dlog_var.data(),
                            a.threads};
-  total(args);
+  total_correlation_cpu(args);
   args.value = alone.data(), args.dz = args.dmean = args.dlog_var = nullptr;
-  total(args);
+  total_correlation_cpu(args);
   const double eps = double(std::numeric_limits<T>::epsilon());
   for (std::int64_t b = 0; b < a.batch; ++b) {
     const Definition want = define(a, a.z + b * a.z_batch_stride, a.mean + b * a.mean_batch_stride,
@@ -198,28 +177,28 @@ void check(std::int64_t batch, std::int64_t n, std::int64_t B, std::int64_t d, W
                        peak.data(),
                        total.data(),
                        threads};
-  forward(a);
-  backward(AggregateGradient<T>{z.data(),
-                                mean.data(),
-                                log_var.data(),
-                                n * d,
-                                B * d,
-                                0,
-                                batch,
-                                n,
-                                B,
-                                d,
-                                weighting,
-                                B + 10,
-                                joint.data(),
-                                peak.data(),
-                                total.data(),
-                                g_joint.data(),
-                                g_marginal.data(),
-                                dz.data(),
-                                dmean.data(),
-                                dlog_var.data(),
-                                threads});
+  aggregate_cpu(a);
+  aggregate_gradient_cpu(AggregateGradient<T>{z.data(),
+                                              mean.data(),
+                                              log_var.data(),
+                                              n * d,
+                                              B * d,
+                                              0,
+                                              batch,
+                                              n,
+                                              B,
+                                              d,
+                                              weighting,
+                                              B + 10,
+                                              joint.data(),
+                                              peak.data(),
+                                              total.data(),
+                                              g_joint.data(),
+                                              g_marginal.data(),
+                                              dz.data(),
+                                              dmean.data(),
+                                              dlog_var.data(),
+                                              threads});
   const double eps = double(std::numeric_limits<T>::epsilon());
   for (std::int64_t b = 0; b < batch; ++b) {
     const Definition want = define(a, &z[b * n * d], &mean[b * B * d], log_var.data(),

@@ -12,8 +12,8 @@ struct Named {
 };
 
 const Named kLevels[] = {
-#define VIMAE_NAME(level) {Level::level, #level},
-    VIMAE_EACH_LEVEL(VIMAE_NAME)
+#define VIMAE_NAME(LEVEL, _) {Level::LEVEL, #LEVEL},
+    VIMAE_EACH_LEVEL(VIMAE_NAME, )
 #undef VIMAE_NAME
 };
 

@@ -6,16 +6,17 @@
 #include <vector>
 
 #if defined(__x86_64__) || defined(_M_X64)
-#define VIMAE_EACH_LEVEL(DO) DO(baseline) DO(avx2) DO(avx512)
+#define VIMAE_EACH_LEVEL(DO, ...) \
+  DO(baseline, __VA_ARGS__) DO(avx2, __VA_ARGS__) DO(avx512, __VA_ARGS__)
 #else
-#define VIMAE_EACH_LEVEL(DO) DO(baseline)
+#define VIMAE_EACH_LEVEL(DO, ...) DO(baseline, __VA_ARGS__)
 #endif
 
 namespace vimae {
 
 enum class Level {
-#define VIMAE_ENUMERATE(level) level,
-  VIMAE_EACH_LEVEL(VIMAE_ENUMERATE)
+#define VIMAE_ENUMERATE(LEVEL, _) LEVEL,
+  VIMAE_EACH_LEVEL(VIMAE_ENUMERATE, )
 #undef VIMAE_ENUMERATE
 };
 
@@ -29,15 +30,17 @@ std::vector<std::string> runnable_levels();
 
 }  // namespace vimae
 
-// Declares FUNCTION, of this SIGNATURE, in every level.
-#define VIMAE_DECLARE_IN(level, DECLARATION) \
-  namespace level {                          \
-  DECLARATION                                \
+// VIMAE_CPU(mmd_cpu, MMD<float>) declares mmd_cpu(const MMD<float>&) in the namespace of every
+// level, and defines it in namespace vimae, where it calls that of the level in use.
+#define VIMAE_DECLARE(LEVEL, name, Call) \
+  namespace LEVEL {                      \
+  void name(const Call&);                \
   }
-
-// Calls the function of this name in the namespace of the level in use.
-#define VIMAE_CASE(level)   \
-  case vimae::Level::level: \
-    return vimae::level::VIMAE_CALL;
-#define VIMAE_DISPATCH \
-  switch (vimae::level()) { VIMAE_EACH_LEVEL(VIMAE_CASE) }
+#define VIMAE_CASE(LEVEL, name) \
+  case Level::LEVEL:            \
+    return LEVEL::name(call);
+#define VIMAE_CPU(name, Call)                               \
+  VIMAE_EACH_LEVEL(VIMAE_DECLARE, name, Call)               \
+  inline void name(const Call& call) {                      \
+    switch (level()) { VIMAE_EACH_LEVEL(VIMAE_CASE, name) } \
+  }

@@ -23,12 +23,6 @@ void expect(bool right, const char* what) {
   ++failures;
 }
 
-void mmd_dispatch(const MMD<float>& args) {
-#define VIMAE_CALL mmd_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
 // Whether it was given up.
 bool run(std::int64_t batch, std::int64_t n, int threads, std::vector<float>& dx) {
   const std::int64_t d = 3;
@@ -37,9 +31,9 @@ bool run(std::int64_t batch, std::int64_t n, int threads, std::vector<float>& dx
   dx.assign(x.size(), -1);
   const double scale = 6;
   try {
-    mmd_dispatch(MMD<float>{x.data(), x.data(), n * d, n * d, nullptr, nullptr, batch, n, n, d,
-                            Family::imq, &scale, 1, true, value.data(), dx.data(), nullptr,
-                            threads});
+    mmd_cpu(MMD<float>{x.data(), x.data(), n * d, n * d, nullptr, nullptr, batch, n, n, d,
+                       Family::imq, &scale, 1, true, value.data(), dx.data(), nullptr, nullptr,
+                       threads});
   } catch (const Interrupted&) {
     return true;
   }

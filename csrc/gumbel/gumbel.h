@@ -26,6 +26,8 @@ struct Gumbel {
   Tau<T> tau;
   T *soft, *one_hot;  // (batch, K), of which one may be null
   int threads;
+  void* workspace;  // on a GPU, unused
+  void* stream;     // cudaStream_t
 };
 
 // The gradient in the logits from the soft sample; all contiguous (batch, K).
@@ -37,41 +39,23 @@ struct GumbelBackward {
   Tau<T> tau;
   T* out;
   int threads;
+  void* workspace;  // on a GPU, unused
+  void* stream;     // cudaStream_t
 };
 
-#define VIMAE_GUMBEL(level)                                                \
-  VIMAE_DECLARE_IN(level, void gumbel_cpu(const Gumbel<float>&);           \
-                   void gumbel_cpu(const Gumbel<double>&);                 \
-                   void gumbel_backward_cpu(const GumbelBackward<float>&); \
-                   void gumbel_backward_cpu(const GumbelBackward<double>&);)
-VIMAE_EACH_LEVEL(VIMAE_GUMBEL)
-#undef VIMAE_GUMBEL
-
-// The same on a GPU: all pointers are device memory.
-template <class T>
-struct GumbelCuda {
-  const T* logits;
-  const std::int64_t* seed;
-  std::int64_t batch, K, seeds;
-  Tau<T> tau;
-  T *soft, *one_hot;
-  void* stream;  // cudaStream_t
-};
-
-template <class T>
-struct GumbelBackwardCuda {
-  const T* sample;
-  const T* gradient;
-  std::int64_t batch, K;
-  Tau<T> tau;
-  T* out;
-  void* stream;
-};
+VIMAE_CPU(gumbel_cpu, Gumbel<float>)
+VIMAE_CPU(gumbel_cpu, Gumbel<double>)
+VIMAE_CPU(gumbel_backward_cpu, GumbelBackward<float>)
+VIMAE_CPU(gumbel_backward_cpu, GumbelBackward<double>)
 
 // Launches and returns: nothing is allocated, nothing waits.
-void gumbel_cuda(const GumbelCuda<float>&);
-void gumbel_cuda(const GumbelCuda<double>&);
-void gumbel_backward_cuda(const GumbelBackwardCuda<float>&);
-void gumbel_backward_cuda(const GumbelBackwardCuda<double>&);
+void gumbel_cuda(const Gumbel<float>&);
+void gumbel_cuda(const Gumbel<double>&);
+inline std::int64_t gumbel_cuda_workspace(const Gumbel<float>&) { return 0; }
+inline std::int64_t gumbel_cuda_workspace(const Gumbel<double>&) { return 0; }
+void gumbel_backward_cuda(const GumbelBackward<float>&);
+void gumbel_backward_cuda(const GumbelBackward<double>&);
+inline std::int64_t gumbel_backward_cuda_workspace(const GumbelBackward<float>&) { return 0; }
+inline std::int64_t gumbel_backward_cuda_workspace(const GumbelBackward<double>&) { return 0; }
 
 }  // namespace vimae

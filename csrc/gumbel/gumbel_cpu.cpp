@@ -8,6 +8,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "common/pages.h"
 #include "common/simd.h"
 #include "common/team.h"
 #include "gumbel/gumbel_math.h"
@@ -572,6 +573,8 @@ VIMAE_INLINE Tau<T> read_if_same(Tau<T> tau) {
 // An element takes as long as some coordinates of pairs.
 template <class T>
 void run(Gumbel<T> a) {
+  for (T* out : {a.soft, a.one_hot})
+    if (out) prefer_huge_pages(out, a.batch * a.K * std::int64_t(sizeof(T)));
   a.tau = read_if_same(a.tau);
   const double work = 12.0 * double(a.batch) * double(a.K);
   // float64 does without the fast lane of tau 1, and so do one-hot samples, which need the noise.
@@ -591,6 +594,7 @@ void run(Gumbel<T> a) {
 
 template <class T>
 void run(GumbelBackward<T> a) {
+  prefer_huge_pages(a.out, a.batch * a.K * std::int64_t(sizeof(T)));
   a.tau = read_if_same(a.tau);
   const double work = 4.0 * double(a.batch) * double(a.K);
   constexpr int V = kLanes<T>;

@@ -285,7 +285,7 @@ void by_row(std::int64_t threads, F f) {
 }
 
 template <class T>
-void run(const GumbelCuda<T>& a) {
+void run(const Gumbel<T>& a) {
   by_row((a.K + 6) / 4, [&](auto g) {
     constexpr int G = g.value, rows = kThreads / G;
     const auto kernel = !a.one_hot ? gumbel_kernel<T, G, Wanted::soft>
@@ -298,7 +298,7 @@ void run(const GumbelCuda<T>& a) {
 }
 
 template <class T>
-void run(const GumbelBackwardCuda<T>& a) {
+void run(const GumbelBackward<T>& a) {
   by_row((a.K + 3) / 4, [&](auto g) {
     constexpr int G = g.value, rows = kThreads / G;
     launch(backward_kernel<T, G>, dim3(unsigned((a.batch + rows - 1) / rows)), kThreads,
@@ -309,9 +309,9 @@ void run(const GumbelBackwardCuda<T>& a) {
 
 }  // namespace
 
-void gumbel_cuda(const GumbelCuda<float>& a) { run(a); }
-void gumbel_cuda(const GumbelCuda<double>& a) { run(a); }
-void gumbel_backward_cuda(const GumbelBackwardCuda<float>& a) { run(a); }
-void gumbel_backward_cuda(const GumbelBackwardCuda<double>& a) { run(a); }
+void gumbel_cuda(const Gumbel<float>& a) { run(a); }
+void gumbel_cuda(const Gumbel<double>& a) { run(a); }
+void gumbel_backward_cuda(const GumbelBackward<float>& a) { run(a); }
+void gumbel_backward_cuda(const GumbelBackward<double>& a) { run(a); }
 
 }  // namespace vimae

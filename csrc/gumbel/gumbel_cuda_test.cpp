@@ -17,23 +17,11 @@ namespace {
 int failures = 0;
 bool stop_at_first = false;
 
-void gumbel_dispatch(const Gumbel<double>& args) {
-#define VIMAE_CALL gumbel_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
 void expect(bool good, const char* what, std::int64_t K, double got, double want) {
   if (good) return;
   std::printf("FAILED %s of %d: %.9g for %.9g\n", what, int(K), got, want);
   ++failures;
   if (stop_at_first) std::exit(1);
-}
-
-void backward_dispatch(const GumbelBackward<double>& args) {
-#define VIMAE_CALL gumbel_backward_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
 }
 
 // With `rows` each row has a temperature of its own, and the last one none.
@@ -75,24 +63,23 @@ void check(std::int64_t batch, std::int64_t K, std::int64_t seeds, double tau, b
                  : std::fabs(got[i] - want[i]) <= tolerance * (std::fabs(want[i]) + unit),
              what, K, got[i], want[i]);
   };
-  gumbel_dispatch(Gumbel<double>{exact.data(), seed.data(), batch, K, seeds, exact_tau, want.data(),
-                                 hot.data(), 1});
+  gumbel_cpu(Gumbel<double>{exact.data(), seed.data(), batch, K, seeds, exact_tau, want.data(),
+                            hot.data(), 1});
   const double tolerance = std::numeric_limits<T>::epsilon() * (100 + 200 / tau);
   for (int mode = 0; mode < 3; ++mode) {
     std::memset(soft.data(), 0xff, size * sizeof(T));
     std::memset(one_hot.data(), 0xff, size * sizeof(T));
-    gumbel_cuda(GumbelCuda<T>{logits.data(), seed.data(), batch, K, seeds, its_tau,
-                              mode == 0 ? nullptr : soft.data(),
-                              mode == 1 ? nullptr : one_hot.data(), nullptr});
+    gumbel_cuda(Gumbel<T>{logits.data(), seed.data(), batch, K, seeds, its_tau,
+                          mode == 0 ? nullptr : soft.data(), mode == 1 ? nullptr : one_hot.data()});
     if (mode != 0) compare("soft", soft, want, tolerance, 1e-30);
     if (mode != 1) compare("one-hot", one_hot, hot, 0, 0);
   }
   const std::vector<double> sample(soft.begin(), soft.end());
-  backward_dispatch(GumbelBackward<double>{sample.data(), slope.data(), batch, K, exact_tau,
-                                           want_slope.data(), 1});
+  gumbel_backward_cpu(GumbelBackward<double>{sample.data(), slope.data(), batch, K, exact_tau,
+                                             want_slope.data(), 1});
   std::memset(out.data(), 0xff, size * sizeof(T));
   gumbel_backward_cuda(
-      GumbelBackwardCuda<T>{soft.data(), gradient.data(), batch, K, its_tau, out.data(), nullptr});
+      GumbelBackward<T>{soft.data(), gradient.data(), batch, K, its_tau, out.data()});
   compare("gradient", out, want_slope, tolerance, 4 / tau);
 }
 

@@ -14,20 +14,6 @@ namespace {
 
 int failures = 0;
 
-template <class T>
-void gumbel_dispatch(const Gumbel<T>& args) {
-#define VIMAE_CALL gumbel_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-template <class T>
-void backward_dispatch(const GumbelBackward<T>& args) {
-#define VIMAE_CALL gumbel_backward_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
 // Philox4x32-10, as in the paper.
 void philox(std::uint64_t counter, std::uint64_t seed, std::uint32_t (&word)[4]) {
   std::uint32_t c[4] = {std::uint32_t(counter), std::uint32_t(counter >> 32), 0, 0};
@@ -73,13 +59,13 @@ void check(std::int64_t batch, std::int64_t K, std::int64_t seeds, double tau, b
   const Tau<T> temperature{tau, rows ? taus.data() : nullptr, 1};
 
   const auto sample = [&](T* soft, T* one_hot) {
-    gumbel_dispatch(Gumbel<T>{logits.data(), seed.data(), batch, K, seeds, temperature, soft,
-                              one_hot, threads});
+    gumbel_cpu(Gumbel<T>{logits.data(), seed.data(), batch, K, seeds, temperature, soft, one_hot,
+                         threads});
   };
   sample(soft.data(), nullptr);
   sample(nullptr, hard.data());
   sample(both.data(), beside.data());
-  backward_dispatch(
+  gumbel_backward_cpu(
       GumbelBackward<T>{soft.data(), gradient.data(), batch, K, temperature, from.data(), threads});
 
   const long double eps = std::numeric_limits<T>::epsilon();
@@ -128,11 +114,12 @@ void check_tau_in_memory(std::int64_t K) {
     std::vector<T> out(4 * batch * K, T(-1));
     T* part[] = {&out[0], &out[batch * K], &out[2 * batch * K], &out[3 * batch * K]};
     Gumbel<T> a{logits.data(), &seed, batch, K, 1, tau, nullptr, part[1], 1};
-    gumbel_dispatch(a);
+    gumbel_cpu(a);
     a.soft = part[0], a.one_hot = part[2];
-    gumbel_dispatch(a);
+    gumbel_cpu(a);
     const std::vector<T> sample(batch * K, T(1) / T(K));
-    backward_dispatch(GumbelBackward<T>{sample.data(), gradient.data(), batch, K, tau, part[3], 1});
+    gumbel_backward_cpu(
+        GumbelBackward<T>{sample.data(), gradient.data(), batch, K, tau, part[3], 1});
     return out;
   };
   const std::vector<T> want = all({double(taus[0]), nullptr, 0}), same = all({0, taus, 0}),
@@ -155,7 +142,7 @@ void check_noise() {
   std::vector<T> y(batch * K);
   const std::int64_t seed = 12345;
   for (double tau : {1.0, 1.5}) {
-    gumbel_dispatch(
+    gumbel_cpu(
         Gumbel<T>{logits.data(), &seed, batch, K, 1, {tau, nullptr, 0}, y.data(), nullptr, 1});
     const long double eps = std::numeric_limits<T>::epsilon();
     for (std::int64_t b = 0; b < batch; ++b) {

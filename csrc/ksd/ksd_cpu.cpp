@@ -3,6 +3,8 @@
 
 #include "ksd/ksd.h"
 
+#include <stdexcept>
+
 #include "common/symmetric.h"
 #include "ksd/ksd_math.h"
 
@@ -33,7 +35,7 @@ struct Problem {
 
   void solve(std::int64_t b, Team team) {
     const std::int64_t first = b * a.n * a.d;
-    const T *z = a.z + first, *score = Score ? a.score + first : nullptr;
+    const T *z = a.x + first, *score = Score ? a.score_x + first : nullptr;
     const auto total = pairs.meet(z, score, team);
     const double n = double(a.n), weight = 1 / (n * (a.unbiased ? n - 1 : n));
     // The pair of a point with itself, which was not met, is in the biased estimate: its k is
@@ -43,9 +45,9 @@ struct Problem {
       pairs.each_coordinate(team, [&](std::int64_t i, std::int64_t k, std::int64_t at) {
         const std::int64_t c = i * a.d + k;
         const double pull = pairs.force[at] + (Score ? 0 : (pairs.mass[i] + own) * double(z[c]));
-        a.dz[first + c] = T(2 * weight * pull + total.finite);
+        a.dx[first + c] = T(2 * weight * pull + total.finite);
         if (W == Want::both)
-          a.dscore[first + c] =
+          a.dscore_x[first + c] =
               T(2 * weight * (pairs.drift[at] + own * double(score[c])) + total.finite);
       });
     if (team.rank == 0) {
@@ -66,9 +68,9 @@ struct Problem {
 template <class T, bool Score>
 void run(const KSD<T>& a) {
   const double n = double(a.n), work = 0.5 * double(a.batch) * n * n * double(a.d + 8 * a.n_scales);
-  if (a.dscore)
+  if (a.dscore_x)
     solve_batch<Problem<T, Score, Score ? Want::both : Want::dz>>(a, work);
-  else if (a.dz)
+  else if (a.dx)
     solve_batch<Problem<T, Score, Want::dz>>(a, work);
   else
     solve_batch<Problem<T, Score, Want::value>>(a, work);
@@ -76,7 +78,8 @@ void run(const KSD<T>& a) {
 
 template <class T>
 void choose(const KSD<T>& a) {
-  a.score ? run<T, true>(a) : run<T, false>(a);
+  if (a.pairs) throw std::invalid_argument("ksd_cpu has no code for means over pairs");
+  a.score_x ? run<T, true>(a) : run<T, false>(a);
 }
 
 }  // namespace

@@ -60,13 +60,6 @@ Definition define(const KSD<T>& a, const T* z, const std::vector<Real>& score) {
 }
 
 template <class T>
-void ksd_dispatch(const KSD<T>& args) {
-#define VIMAE_CALL ksd_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-template <class T>
 void close(const char* what, const T* got, const std::vector<Real>& want, double tolerance) {
   double error = 0, size = 0;
   for (std::size_t i = 0; i < want.size(); ++i) {
@@ -97,14 +90,15 @@ void check(std::int64_t batch, std::int64_t n, std::int64_t d, Family family, in
     const T nan = std::numeric_limits<T>::quiet_NaN();
     std::vector<T> value(batch, nan), alone = value, fixed = value, dz(batch * n * d, nan),
                                       only = dz, dscore = dz;
-    KSD<T> a{z.data(), s,        batch,        n,         d,       family, scales,
-             n_scales, unbiased, value.data(), dz.data(), nullptr, threads};
-    if (s) a.dscore = dscore.data();
-    ksd_dispatch(a);
-    a.value = fixed.data(), a.dz = only.data(), a.dscore = nullptr;
-    ksd_dispatch(a);
-    a.value = alone.data(), a.dz = nullptr;
-    ksd_dispatch(a);
+    KSD<T> a{z.data(), s,      nullptr,  nullptr,  batch,        n,         0,       d,
+             family,   scales, n_scales, unbiased, value.data(), dz.data(), nullptr, nullptr,
+             threads};
+    if (s) a.dscore_x = dscore.data();
+    ksd_cpu(a);
+    a.value = fixed.data(), a.dx = only.data(), a.dscore_x = nullptr;
+    ksd_cpu(a);
+    a.value = alone.data(), a.dx = nullptr;
+    ksd_cpu(a);
     for (std::int64_t b = 0; b < batch; ++b) {
       const std::int64_t at = b * n * d;
       std::vector<Real> own(n * d);

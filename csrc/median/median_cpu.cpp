@@ -14,14 +14,15 @@
 namespace vimae::VIMAE_SIMD {
 namespace {
 
-constexpr int kDigit = 11, kBins = 1 << kDigit;
+constexpr int kDigit = kMedianDigit, kBins = 1 << kDigit;
 constexpr int kWays =
     4;  // neighbouring pairs count in different tables: equal digits would wait for each other
 
-template <class T>
-struct Problem {
+// Counts the pairs of one problem; `Call` has its x, N and d.
+template <class T, class Call>
+struct Counter {
   using Bits = std::make_unsigned_t<decltype(typename Lanes<T>::Int{}[0] + 0)>;
-  const Median<T>& a;
+  const Call& a;
   std::int64_t panels;
   T* panel;              // [panels][d][P]
   std::int64_t* counts;  // [team][kBins][kWays]
@@ -29,8 +30,7 @@ struct Problem {
   double* finite;        // [team]: 0, or NaN
   T* tile;               // [P][P], the thread's own
 
-  Problem(const Median<T>& a, int team, Arena& shared, Arena& own)
-      : a(a), panels((a.N + P - 1) / P) {
+  Counter(const Call& a, int team, Arena& shared, Arena& own) : a(a), panels((a.N + P - 1) / P) {
     panel = shared.take<T>(panels * a.d * P);
     counts = shared.take<std::int64_t>(std::int64_t(team) * kBins * kWays);
     zeros = shared.take<std::int64_t>(team);
@@ -38,57 +38,23 @@ struct Problem {
     tile = own.take<T>(P * P);
   }
 
-  void solve(std::int64_t b, Team team) {
+  void pack(std::int64_t b, Team team) {
     const T* x = a.x + b * a.N * a.d;
     finite[team.rank] = 0;
     for (std::int64_t q = team.rank; q < panels; q += team.size)
       finite[team.rank] += pack_panel(x + q * P * a.d, std::min<std::int64_t>(P, a.N - q * P), a.d,
                                       panel + q * a.d * P);
     team.wait();
-
-    // Every thread does the same arithmetic on the same counts, so all agree without talking.
-    std::int64_t rank = 0;
-    Bits prefix = 0;
-    int known = 1;  // bits of the answer; the sign is 0
-    for (const int width = 8 * int(sizeof(T)); known < width;) {
-      const int digit = std::min(kDigit, width - known), shift = width - known - digit;
-      count(prefix, shift, digit, known, team);
-      team.wait();
-      if (known == 1) {
-        // The rank among all pairs of the median of those that do not coincide; 0 if all do.
-        const std::int64_t pairs = a.N * (a.N - 1) / 2;
-        std::int64_t coincide = 0;
-        for (int t = 0; t < team.size; ++t) coincide += zeros[t];
-        rank = coincide < pairs ? coincide + (pairs - coincide - 1) / 2 : 0;
-      }
-      Bits bin = 0;
-      for (;; ++bin) {
-        std::int64_t here = 0;
-        for (int i = 0; i < team.size * kWays; ++i)
-          here += counts[(i / kWays * kBins + std::int64_t(bin)) * kWays + i % kWays];
-        if (rank < here || bin + 1 == Bits(1) << digit) break;
-        rank -= here;
-      }
-      prefix = prefix << digit | bin;
-      known += digit;
-      team.wait();
-    }
-    if (team.rank == 0) {
-      T squared;
-      std::memcpy(&squared, &prefix, sizeof squared);
-      T median = std::sqrt(squared);
-      for (int t = 0; t < team.size; ++t) median += T(finite[t]);
-      a.median[b] = median;
-    }
-    team.wait();
   }
 
-  // Counts this thread's pairs whose leading `known` bits are `prefix` by their next `digit` bits.
-  void count(Bits prefix, int shift, int digit, int known, Team team) {
+  // Counts this thread's pairs whose leading `known` bits are `prefix` by their next `digit` bits;
+  // of the panels, those of the first on, with `step` from one to the next.
+  void count(Bits prefix, int known, int digit, std::int64_t first, std::int64_t step, Team team) {
+    const int shift = 8 * int(sizeof(T)) - known - digit;
     std::int64_t* mine = counts + std::int64_t(team.rank) * kBins * kWays;
     std::fill_n(mine, kBins * kWays, 0);
     std::int64_t coincide = 0;
-    for (std::int64_t p = team.rank; p < panels; p += team.size)
+    for (std::int64_t p = first; p < panels; p += step)
       for (std::int64_t q = p; q < panels && !team.stopped(double(P * P * a.d)); ++q) {
         const std::int64_t rows = std::min<std::int64_t>(P, a.N - p * P);
         const std::int64_t columns = std::min<std::int64_t>(P, a.N - q * P);
@@ -113,6 +79,78 @@ struct Problem {
           }
       }
     zeros[team.rank] = coincide;
+    team.wait();
+  }
+
+  std::int64_t coinciding(Team team) const {
+    std::int64_t all = 0;
+    for (int t = 0; t < team.size; ++t) all += zeros[t];
+    return all;
+  }
+
+  std::int64_t counted(std::int64_t bin, Team team) const {
+    std::int64_t all = 0;
+    for (int i = 0; i < team.size * kWays; ++i)
+      all += counts[(i / kWays * kBins + bin) * kWays + i % kWays];
+    return all;
+  }
+};
+
+template <class T>
+struct Problem : Counter<T, Median<T>> {
+  using Base = Counter<T, Median<T>>;
+  using Base::a, Base::Base;
+  using typename Base::Bits;
+
+  void solve(std::int64_t b, Team team) {
+    this->pack(b, team);
+    // Every thread does the same arithmetic on the same counts, so all agree without talking.
+    std::int64_t rank = 0;
+    Bits prefix = 0;
+    int known = 1;  // bits of the answer; the sign is 0
+    for (const int width = 8 * int(sizeof(T)); known < width;) {
+      const int digit = std::min(kDigit, width - known);
+      this->count(prefix, known, digit, team.rank, team.size, team);
+      if (known == 1) {
+        // The rank among all pairs of the median of those that do not coincide; 0 if all do.
+        const std::int64_t pairs = a.N * (a.N - 1) / 2, coincide = this->coinciding(team);
+        rank = coincide < pairs ? coincide + (pairs - coincide - 1) / 2 : 0;
+      }
+      Bits bin = 0;
+      for (;; ++bin) {
+        const std::int64_t here = this->counted(std::int64_t(bin), team);
+        if (rank < here || bin + 1 == Bits(1) << digit) break;
+        rank -= here;
+      }
+      prefix = prefix << digit | bin;
+      known += digit;
+      team.wait();
+    }
+    if (team.rank == 0) {
+      T squared;
+      std::memcpy(&squared, &prefix, sizeof squared);
+      T median = std::sqrt(squared);
+      for (int t = 0; t < team.size; ++t) median += T(this->finite[t]);
+      a.median[b] = median;
+    }
+    team.wait();
+  }
+};
+
+template <class T>
+struct CountsProblem : Counter<T, MedianCounts<T>> {
+  using Base = Counter<T, MedianCounts<T>>;
+  using Base::a, Base::Base;
+
+  void solve(std::int64_t b, Team team) {
+    this->pack(b, team);
+    this->count(typename Base::Bits(a.prefix[b]), a.known, a.digit, a.part + a.parts * team.rank,
+                a.parts * team.size, team);
+    const std::int64_t bins = std::int64_t(1) << a.digit;
+    for (std::int64_t bin = team.rank; bin < bins; bin += team.size)
+      a.counts[b * bins + bin] = this->counted(bin, team);
+    if (team.rank == 0) a.coincide[b] = this->coinciding(team);
+    team.wait();
   }
 };
 
@@ -121,9 +159,17 @@ void run(const Median<T>& a) {
   solve_batch<Problem<T>>(a, double(a.batch) * double(a.N) * double(a.N) * double(a.d + 16));
 }
 
+template <class T>
+void run(const MedianCounts<T>& a) {
+  const double pairs = double(a.batch) * double(a.N) * double(a.N) / double(a.parts);
+  solve_batch<CountsProblem<T>>(a, pairs * double(a.d + 16) / 4);
+}
+
 }  // namespace
 
 void median_cpu(const Median<float>& a) { run(a); }
 void median_cpu(const Median<double>& a) { run(a); }
+void median_counts_cpu(const MedianCounts<float>& a) { run(a); }
+void median_counts_cpu(const MedianCounts<double>& a) { run(a); }
 
 }  // namespace vimae::VIMAE_SIMD

@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-void run(const MedianCuda<T>& a) {
+void run(const Median<T>& a) {
   const int blocks = int((a.N + kTileRows - 1) / kTileRows);
   const cudaStream_t stream = static_cast<cudaStream_t>(a.stream);
   auto* counts = static_cast<unsigned long long*>(a.workspace);
@@ -151,16 +151,16 @@ void run(const MedianCuda<T>& a) {
 }
 
 template <class T>
-std::int64_t workspace(const MedianCuda<T>& a) {
+std::int64_t workspace(const Median<T>& a) {
   return a.batch * ((a.N + kTileRows - 1) / kTileRows) * 8 +
          a.batch * std::int64_t(sizeof(State<T>));
 }
 
 }  // namespace
 
-std::int64_t median_cuda_workspace(const MedianCuda<float>& a) { return workspace(a); }
-std::int64_t median_cuda_workspace(const MedianCuda<double>& a) { return workspace(a); }
-void median_cuda(const MedianCuda<float>& a) { run(a); }
-void median_cuda(const MedianCuda<double>& a) { run(a); }
+std::int64_t median_cuda_workspace(const Median<float>& a) { return workspace(a); }
+std::int64_t median_cuda_workspace(const Median<double>& a) { return workspace(a); }
+void median_cuda(const Median<float>& a) { run(a); }
+void median_cuda(const Median<double>& a) { run(a); }
 
 }  // namespace vimae

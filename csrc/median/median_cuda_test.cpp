@@ -26,7 +26,7 @@ void check(std::int64_t batch, std::int64_t N, std::int64_t d, double scale, boo
   std::vector<T> x(batch * N * d), median(batch, std::numeric_limits<T>::quiet_NaN());
   for (T& e : x) e = T(ties ? scale * double(normal(random) > 1) : scale * normal(random));
   if (with_nan) x.back() = std::numeric_limits<T>::quiet_NaN(), median.back() = 0;
-  MedianCuda<T> a{x.data(), batch, N, d, median.data(), nullptr, nullptr};
+  Median<T> a{x.data(), batch, N, d, median.data()};
   std::vector<char> workspace(median_cuda_workspace(a), char(0xff));
   a.workspace = workspace.data();
   median_cuda(a);

@@ -15,13 +15,6 @@ namespace {
 int failures = 0;
 
 template <class T>
-void median_dispatch(const Median<T>& args) {
-#define VIMAE_CALL median_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-template <class T>
 void check(std::int64_t batch, std::int64_t N, std::int64_t d, int threads, double scale,
            bool with_nan, bool ties = false) {
   std::mt19937_64 random(N + d);
@@ -29,7 +22,7 @@ void check(std::int64_t batch, std::int64_t N, std::int64_t d, int threads, doub
   std::vector<T> x(batch * N * d), median(batch, T(-1));
   for (T& e : x) e = T(ties ? scale * double(normal(random) > 1) : scale * normal(random));
   if (with_nan) x.back() = std::numeric_limits<T>::quiet_NaN();
-  median_dispatch(Median<T>{x.data(), batch, N, d, median.data(), threads});
+  median_cpu(Median<T>{x.data(), batch, N, d, median.data(), threads});
   for (std::int64_t b = 0; b < batch; ++b) {
     std::vector<double> distance;
     for (std::int64_t i = 0; i < N; ++i)

@@ -397,17 +397,17 @@ Plan plan(Order order, std::int64_t batch, std::int64_t n, std::int64_t m, std::
 }
 
 template <class T>
-Order x_order(const MMDCuda<T>& a) {
+Order x_order(const MMD<T>& a) {
   return a.vx ? Order::hessian : a.dx ? Order::gradient : Order::value;
 }
 
 template <class T>
-Order y_order(const MMDCuda<T>& a) {
+Order y_order(const MMD<T>& a) {
   return a.vx ? Order::hessian : a.dy ? Order::gradient : Order::value;
 }
 
 template <class T>
-std::int64_t workspace(const MMDCuda<T>& a) {
+std::int64_t workspace(const MMD<T>& a) {
   const Plan x = plan<T>(x_order(a), a.batch, a.n, a.m, a.d),
              y = plan<T>(y_order(a), a.batch, a.m, a.n, a.d);
   return (x.values + y.values) * sizeof(double) + (x.gradient + y.gradient) * sizeof(T);
@@ -458,7 +458,7 @@ void launch_side(Order order, const Plan& p, const Side<T>& side, const Scales<T
 }
 
 template <Family F, class T>
-void run(const MMDCuda<T>& a) {
+void run(const MMD<T>& a) {
   const double n = double(a.n), m = double(a.m), off = a.unbiased ? 1 : 0;
   const bool apart = a.pairs && a.m;  // no pairs within x and within y
   const double wx = apart ? 0 : 1 / (n * (n - off)), wy = m && !apart ? 1 / (m * (m - off)) : 0;
@@ -529,12 +529,12 @@ void run(const MMDCuda<T>& a) {
 
 }  // namespace
 
-std::int64_t mmd_cuda_workspace(const MMDCuda<float>& a) { return workspace(a); }
-std::int64_t mmd_cuda_workspace(const MMDCuda<double>& a) { return workspace(a); }
-void mmd_cuda(const MMDCuda<float>& a) {
+std::int64_t mmd_cuda_workspace(const MMD<float>& a) { return workspace(a); }
+std::int64_t mmd_cuda_workspace(const MMD<double>& a) { return workspace(a); }
+void mmd_cuda(const MMD<float>& a) {
   a.family == Family::imq ? run<Family::imq>(a) : run<Family::rbf>(a);
 }
-void mmd_cuda(const MMDCuda<double>& a) {
+void mmd_cuda(const MMD<double>& a) {
   a.family == Family::imq ? run<Family::imq>(a) : run<Family::rbf>(a);
 }
 

@@ -19,12 +19,6 @@ namespace {
 int failures = 0;
 bool stop_at_first = false;
 
-void mmd_dispatch(const MMD<double>& args) {
-#define VIMAE_CALL mmd_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
 // A buffer of the exact size on the heap, so that ASan sees its ends; all bits set is NaN.
 template <class T>
 std::vector<T> poisoned(std::int64_t size) {
@@ -96,7 +90,7 @@ template <class T>
 Results<T> on_cuda(const Problem& p, const Data<T>& in, const double* scales, Outputs outputs,
                    double* pairs = nullptr) {
   Results<T> out;
-  MMDCuda<T> a = call_of<MMDCuda<T>>(p, in, scales, outputs, out);
+  MMD<T> a = call_of<MMD<T>>(p, in, scales, outputs, out);
   a.pairs = pairs;
   std::vector<char> workspace = poisoned<char>(mmd_cuda_workspace(a));
   a.workspace = workspace.data();
@@ -110,7 +104,7 @@ Results<double> on_cpu(const Problem& p, const Data<double>& in, const double* s
   MMD<double> a = call_of<MMD<double>>(p, in, scales, outputs, out);
   a.pairs = pairs;
   a.threads = 1;
-  mmd_dispatch(a);
+  mmd_cpu(a);
   return out;
 }
 

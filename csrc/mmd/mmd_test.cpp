@@ -79,13 +79,6 @@ void close(const char* what, const std::vector<T>& got, std::size_t offset,
 }
 
 template <class T>
-void mmd_dispatch(const MMD<T>& args) {
-#define VIMAE_CALL mmd_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-template <class T>
 void check(std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d, Family family,
            int n_scales, bool unbiased, int threads, double shift) {
   std::mt19937_64 random(n * 1000 + d);
@@ -102,14 +95,15 @@ void check(std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d, F
   const T nan = std::numeric_limits<T>::quiet_NaN();
   std::vector<T> value(batch, nan), dx(batch * n * d, nan), dy(batch * m * d, nan),
       hx = dx, hy = dy, only = dx;
-  MMD<T> a{x.data(), y.data(), n * d,    0,        nullptr,      nullptr,   batch,     n,      m, d,
-           family,   scales,   n_scales, unbiased, value.data(), dx.data(), dy.data(), threads};
-  mmd_dispatch(a);
+  MMD<T> a{x.data(),  y.data(), n * d,  0,      nullptr,  nullptr,  batch,        n,
+           m,         d,        family, scales, n_scales, unbiased, value.data(), dx.data(),
+           dy.data(), nullptr,  threads};
+  mmd_cpu(a);
   std::vector<T> alone(batch, nan);
   a.value = alone.data(), a.dx = only.data(), a.dy = nullptr;
-  mmd_dispatch(a);
+  mmd_cpu(a);
   a.value = nullptr, a.dx = hx.data(), a.dy = hy.data(), a.vx = vx.data(), a.vy = vy.data();
-  mmd_dispatch(a);
+  mmd_cpu(a);
   const double eps = double(std::numeric_limits<T>::epsilon());
   for (std::int64_t b = 0; b < batch; ++b) {
     const Definition want =

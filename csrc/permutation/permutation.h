@@ -43,11 +43,16 @@ struct Permutation {
   std::int64_t labels_batch_stride;
   const T* centre;
   std::int64_t batch, N, n, d, columns;
+  // Of the pairs, those that are part `part` of `parts`: the values of all parts add to those of
+  // all pairs.
+  std::int64_t part, parts;
   Family family;
-  const double* scales;
+  const double* scales;  // host memory; on a GPU at most kMaxScales
   int n_scales;
   double* values;
   int threads;
+  void* workspace;  // on a GPU, permutation_cuda_workspace bytes
+  void* stream;     // cudaStream_t
 };
 
 constexpr int kColumns = 32;
@@ -59,34 +64,18 @@ struct Draw {
   std::int64_t batch, permutations, N, n, columns;
   std::uint32_t* labels;
   int threads;
+  void* workspace;  // unused, like the next: there is no code for GPUs
+  void* stream;
 };
 
-#define VIMAE_PERMUTATION(level)                                           \
-  VIMAE_DECLARE_IN(level, void permutation_cpu(const Permutation<float>&); \
-                   void permutation_cpu(const Permutation<double>&); void draw_cpu(const Draw&);)
-VIMAE_EACH_LEVEL(VIMAE_PERMUTATION)
-#undef VIMAE_PERMUTATION
+VIMAE_CPU(permutation_cpu, Permutation<float>)
+VIMAE_CPU(permutation_cpu, Permutation<double>)
+VIMAE_CPU(draw_cpu, Draw)
 
-// The same on a GPU: all pointers are device memory.
-template <class T>
-struct PermutationCuda {
-  const T* x;
-  const std::uint32_t* labels;
-  std::int64_t labels_batch_stride;
-  const T* centre;
-  std::int64_t batch, N, n, d, columns;
-  Family family;
-  const double* scales;  // host memory, at most kMaxScales
-  int n_scales;
-  double* values;
-  void* workspace;  // permutation_cuda_workspace bytes
-  void* stream;     // cudaStream_t
-};
-
-std::int64_t permutation_cuda_workspace(const PermutationCuda<float>&);
-std::int64_t permutation_cuda_workspace(const PermutationCuda<double>&);
 // Launches and returns: nothing is allocated, nothing waits.
-void permutation_cuda(const PermutationCuda<float>&);
-void permutation_cuda(const PermutationCuda<double>&);
+void permutation_cuda(const Permutation<float>&);
+void permutation_cuda(const Permutation<double>&);
+std::int64_t permutation_cuda_workspace(const Permutation<float>&);
+std::int64_t permutation_cuda_workspace(const Permutation<double>&);
 
 }  // namespace vimae

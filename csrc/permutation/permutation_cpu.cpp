@@ -118,9 +118,10 @@ struct Problem {
     team.wait();
     const std::uint32_t* labels = a.labels + b * a.labels_batch_stride;
     // Tiles are dealt out in turn, so that threads have the same number of them.
-    std::int64_t next = team.rank;
+    const std::int64_t step = a.parts * team.size;
+    std::int64_t next = a.part + a.parts * team.rank;
     for (std::int64_t p = 0, first = 0; p < panels; first += panels - p, ++p)
-      for (; next < first + panels - p; next += team.size) {
+      for (; next < first + panels - p; next += step) {
         const std::int64_t q = p + next - first;
         if (team.stopped(double(P * P * (a.d + a.columns / 4)))) continue;
         mine[a.columns] += fill(p, q, a.centre[b]);
@@ -301,7 +302,7 @@ struct DrawProblem {
 
 template <class T, Family F>
 void run(const Permutation<T>& a) {
-  const double pairs = 0.5 * double(a.N) * double(a.N);
+  const double pairs = 0.5 * double(a.N) * double(a.N) / double(a.parts);
   solve_batch<Problem<T, F>>(
       a, double(a.batch) * pairs * (double(a.d + 8 * a.n_scales) + double(a.columns) / 4));
 }

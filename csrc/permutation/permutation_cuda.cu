@@ -5,6 +5,7 @@
 // a fixed order.
 
 #include <cstdint>
+#include <stdexcept>
 
 #include "common/launch.cuh"
 #include "common/tiles.cuh"
@@ -228,7 +229,7 @@ __global__ void __launch_bounds__(kThreads) finish(Args<T> a, Weights w, double*
 
 // Blocks per problem: enough to fill a GPU; each has sums for all columns.
 template <class T>
-int programs(const PermutationCuda<T>& a) {
+int programs(const Permutation<T>& a) {
   const std::int64_t panels = (a.N + kTile - 1) / kTile, tiles = panels * (panels + 1) / 2;
   const std::int64_t for_gpu = 2048 / a.batch, for_memory = (std::int64_t(1) << 24) / a.columns;
   const std::int64_t most = for_gpu < for_memory ? for_gpu : for_memory;
@@ -236,7 +237,8 @@ int programs(const PermutationCuda<T>& a) {
 }
 
 template <Family F, class T>
-void run(const PermutationCuda<T>& a) {
+void run(const Permutation<T>& a) {
+  if (a.parts != 1) throw std::invalid_argument("permutation_cuda has no code for parts");
   const cudaStream_t stream = static_cast<cudaStream_t>(a.stream);
   const Weights w = weights(a.n, a.N - a.n);
   const int each = programs(a);
@@ -261,18 +263,18 @@ void run(const PermutationCuda<T>& a) {
 }
 
 template <class T>
-std::int64_t workspace(const PermutationCuda<T>& a) {
+std::int64_t workspace(const Permutation<T>& a) {
   return a.batch * programs(a) * (a.columns + 1) * std::int64_t(sizeof(double));
 }
 
 }  // namespace
 
-std::int64_t permutation_cuda_workspace(const PermutationCuda<float>& a) { return workspace(a); }
-std::int64_t permutation_cuda_workspace(const PermutationCuda<double>& a) { return workspace(a); }
-void permutation_cuda(const PermutationCuda<float>& a) {
+std::int64_t permutation_cuda_workspace(const Permutation<float>& a) { return workspace(a); }
+std::int64_t permutation_cuda_workspace(const Permutation<double>& a) { return workspace(a); }
+void permutation_cuda(const Permutation<float>& a) {
   a.family == Family::imq ? run<Family::imq>(a) : run<Family::rbf>(a);
 }
-void permutation_cuda(const PermutationCuda<double>& a) {
+void permutation_cuda(const Permutation<double>& a) {
   a.family == Family::imq ? run<Family::imq>(a) : run<Family::rbf>(a);
 }
 

@@ -17,18 +17,6 @@ namespace {
 int failures = 0;
 bool stop_at_first = false;
 
-void on_cpu(const Permutation<double>& args) {
-#define VIMAE_CALL permutation_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-void on_cpu(const Draw& args) {
-#define VIMAE_CALL draw_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
 template <class T>
 void check(std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d,
            std::int64_t permutations, Family family, int n_scales, bool shared) {
@@ -43,18 +31,18 @@ void check(std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d,
   std::vector<std::int64_t> seeds(sets * permutations);
   for (std::int64_t& seed : seeds) seed = std::int64_t(random());
   std::vector<std::uint32_t> labels(sets * words * columns);
-  on_cpu(Draw{seeds.data(), sets, permutations, N, n, columns, labels.data(), 1});
+  draw_cpu(Draw{seeds.data(), sets, permutations, N, n, columns, labels.data(), 1});
   const double scales[] = {2.0 * double(d), 0.5 * double(d), 7};
   const std::vector<T> centre(batch, T(0.5 * n_scales));
   const std::vector<double> exact_centre(centre.begin(), centre.end());
   const std::int64_t stride = shared ? 0 : words * columns;
   const double nan = std::numeric_limits<double>::quiet_NaN();
   std::vector<double> want(batch * columns, nan), got(batch * columns, nan);
-  on_cpu(Permutation<double>{exact.data(), labels.data(), stride, exact_centre.data(), batch, N, n,
-                             d, columns, family, scales, n_scales, want.data(), 1});
-  PermutationCuda<T> a{
-      x.data(), labels.data(), stride, centre.data(), batch,      N,       n,      d,
-      columns,  family,        scales, n_scales,      got.data(), nullptr, nullptr};
+  permutation_cpu(Permutation<double>{exact.data(), labels.data(), stride, exact_centre.data(),
+                                      batch, N, n, d, columns, 0, 1, family, scales, n_scales,
+                                      want.data(), 1});
+  Permutation<T> a{x.data(), labels.data(), stride, centre.data(), batch,     N, n, d, columns, 0,
+                   1,        family,        scales, n_scales,      got.data()};
   std::vector<char> workspace(permutation_cuda_workspace(a), char(0xff));
   a.workspace = workspace.data();
   permutation_cuda(a);

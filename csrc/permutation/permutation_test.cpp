@@ -17,19 +17,6 @@ int failures = 0;
 
 using Real = long double;
 
-template <class T>
-void dispatch(const Permutation<T>& args) {
-#define VIMAE_CALL permutation_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-void dispatch(const Draw& args) {
-#define VIMAE_CALL draw_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
 bool label(const std::vector<std::uint32_t>& labels, std::int64_t columns, std::int64_t first,
            std::int64_t i, std::int64_t c) {
   return labels[first + i / 32 * columns + c] >> (i % 32) & 1;
@@ -41,7 +28,7 @@ std::vector<std::uint32_t> draw(std::int64_t batch, std::int64_t permutations, s
   std::vector<std::int64_t> seeds(batch * permutations);
   for (std::int64_t& seed : seeds) seed = std::int64_t(random());
   std::vector<std::uint32_t> labels(batch * ((N + 31) / 32) * columns, ~0u);
-  dispatch(Draw{seeds.data(), batch, permutations, N, n, columns, labels.data(), threads});
+  draw_cpu(Draw{seeds.data(), batch, permutations, N, n, columns, labels.data(), threads});
   return labels;
 }
 
@@ -99,9 +86,9 @@ void check(std::int64_t batch, std::int64_t n, std::int64_t m, std::int64_t d,
   const double scales[] = {2.0 * double(d), 0.5 * double(d), 7};
   std::vector<double> values(batch * columns, std::nan(""));
   const std::vector<T> centre(batch, T(0.5 * n_scales));
-  dispatch(Permutation<T>{x.data(), labels.data(), shared ? 0 : words * columns, centre.data(),
-                          batch, N, n, d, columns, family, scales, n_scales, values.data(),
-                          threads});
+  permutation_cpu(Permutation<T>{x.data(), labels.data(), shared ? 0 : words * columns,
+                                 centre.data(), batch, N, n, d, columns, 0, 1, family, scales,
+                                 n_scales, values.data(), threads});
   const double eps = double(std::numeric_limits<T>::epsilon());
   std::vector<Real> k(N * N);
   for (std::int64_t b = 0; b < batch; ++b) {

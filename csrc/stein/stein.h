@@ -1,8 +1,8 @@
-// The Stein variational gradient phi of z (batch, n, d): with f(s) the kernel of s = ||z_i -
-// z_j||^2 and e = z_i - z_j,
+// The Stein variational gradient phi at x (batch, n, d) of the points y (batch, m, d): with f(s)
+// the kernel of s = ||x_i - y_j||^2 and e = x_i - y_j,
 //
-//   phi_i = 1/n sum_j f score_j - 2 f' e     and for the standard normal, whose score is -z,
-//   phi_i = 1/n [ sum_j (f - 2 f') e  -  z_i sum_j f ].
+//   phi_i = 1/m sum_j f score_j - 2 f' e     and for the standard normal, whose score is -y,
+//   phi_i = 1/m [ sum_j (f - 2 f') e  -  x_i sum_j f ].
 #pragma once
 
 #include <cstdint>
@@ -15,40 +15,26 @@ namespace vimae {
 // All arrays are contiguous.
 template <class T>
 struct Stein {
-  const T* z;
-  const T* score;  // (batch, n, d), or null: the standard normal
-  std::int64_t batch, n, d;
+  const T* x;
+  const T* y;      // or null: x, with m = n
+  const T* score;  // (batch, m, d), or null: the standard normal
+  std::int64_t batch, n, m, d;
   Family family;
-  const double* scales;
+  const double* scales;  // host memory; on a GPU at most kMaxScales
   int n_scales;
   T* phi;  // (batch, n, d)
   int threads;
-};
-
-#define VIMAE_STEIN(level)                                     \
-  VIMAE_DECLARE_IN(level, void stein_cpu(const Stein<float>&); \
-                   void stein_cpu(const Stein<double>&);)
-VIMAE_EACH_LEVEL(VIMAE_STEIN)
-#undef VIMAE_STEIN
-
-// The same on a GPU: arrays are device memory.
-template <class T>
-struct SteinCuda {
-  const T* z;
-  const T* score;
-  std::int64_t batch, n, d;
-  Family family;
-  const double* scales;  // host memory, at most kMaxScales
-  int n_scales;
-  T* phi;
-  void* workspace;  // stein_cuda_workspace bytes
+  void* workspace;  // on a GPU, stein_cuda_workspace bytes
   void* stream;     // cudaStream_t
 };
 
-std::int64_t stein_cuda_workspace(const SteinCuda<float>&);
-std::int64_t stein_cuda_workspace(const SteinCuda<double>&);
+VIMAE_CPU(stein_cpu, Stein<float>)
+VIMAE_CPU(stein_cpu, Stein<double>)
+
 // Launches and returns: nothing is allocated, nothing waits.
-void stein_cuda(const SteinCuda<float>&);
-void stein_cuda(const SteinCuda<double>&);
+void stein_cuda(const Stein<float>&);
+void stein_cuda(const Stein<double>&);
+std::int64_t stein_cuda_workspace(const Stein<float>&);
+std::int64_t stein_cuda_workspace(const Stein<double>&);
 
 }  // namespace vimae

@@ -13,6 +13,7 @@
 #include "stein/stein.h"
 
 #include <cmath>
+#include <stdexcept>
 
 #include "common/symmetric.h"
 
@@ -321,7 +322,7 @@ struct Problem {
 
   void solve(std::int64_t b, Team team) {
     const std::int64_t first = b * a.n * a.d;
-    const T *z = a.z + first, *score = Score ? a.score + first : nullptr;
+    const T *z = a.x + first, *score = Score ? a.score + first : nullptr;
     T* phi = a.phi + first;
     const bool one_rbf = a.family == Family::rbf && a.n_scales == 1 && a.scales[0] < kWidest;
     if (!one_rbf || !by_products(z, score, phi, team)) by_pairs(z, score, phi, team);
@@ -372,6 +373,7 @@ struct Problem {
 
 template <class T>
 void run(const Stein<T>& a) {
+  if (a.y) throw std::invalid_argument("stein_cpu has no code for two sets of points");
   const double n = double(a.n), work = 0.5 * double(a.batch) * n * n * double(a.d + 8 * a.n_scales);
   if (a.score)
     solve_batch<Problem<T, true>>(a, work);

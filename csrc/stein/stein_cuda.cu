@@ -10,6 +10,7 @@
 // takes the rounding that their norms have, as the discrepancy itself does on its diagonal.
 
 #include <cstdint>
+#include <stdexcept>
 
 #include "common/launch.cuh"
 #include "common/tiles.cuh"
@@ -579,43 +580,45 @@ void run(const Plan& p, const T* z, const T* score, std::int64_t batch, std::int
 }
 
 template <class T>
-Plan plan(const SteinCuda<T>& a) {
+Plan plan(const Stein<T>& a) {
   return plan<T>(Sum::stein, !a.score, false, a.batch, a.n, a.d);
 }
 
 template <class T>
-Plan plan(const KSDCuda<T>& a) {
-  return plan<T>(a.dz ? Sum::gradient : Sum::value, !a.score, a.dscore, a.batch, a.n, a.d);
+Plan plan(const KSD<T>& a) {
+  return plan<T>(a.dx ? Sum::gradient : Sum::value, !a.score_x, a.dscore_x, a.batch, a.n, a.d);
 }
 
 template <class T>
-void stein(const SteinCuda<T>& a) {
+void stein(const Stein<T>& a) {
+  if (a.y) throw std::invalid_argument("stein_cuda has no code for two sets of points");
   (a.family == Family::imq ? run<Family::imq, T>
-                           : run<Family::rbf, T>)(plan(a), a.z, a.score, a.batch, a.n, a.d,
+                           : run<Family::rbf, T>)(plan(a), a.x, a.score, a.batch, a.n, a.d,
                                                   a.scales, a.n_scales, false, nullptr, a.phi,
                                                   nullptr, a.workspace,
                                                   static_cast<cudaStream_t>(a.stream));
 }
 
 template <class T>
-void ksd(const KSDCuda<T>& a) {
+void ksd(const KSD<T>& a) {
+  if (a.pairs) throw std::invalid_argument("ksd_cuda has no code for means over pairs");
   (a.family == Family::imq ? run<Family::imq, T>
-                           : run<Family::rbf, T>)(plan(a), a.z, a.score, a.batch, a.n, a.d,
-                                                  a.scales, a.n_scales, a.unbiased, a.value, a.dz,
-                                                  a.dscore, a.workspace,
+                           : run<Family::rbf, T>)(plan(a), a.x, a.score_x, a.batch, a.n, a.d,
+                                                  a.scales, a.n_scales, a.unbiased, a.value, a.dx,
+                                                  a.dscore_x, a.workspace,
                                                   static_cast<cudaStream_t>(a.stream));
 }
 
 }  // namespace
 
-std::int64_t stein_cuda_workspace(const SteinCuda<float>& a) { return bytes<float>(plan(a)); }
-std::int64_t stein_cuda_workspace(const SteinCuda<double>& a) { return bytes<double>(plan(a)); }
-void stein_cuda(const SteinCuda<float>& a) { stein(a); }
-void stein_cuda(const SteinCuda<double>& a) { stein(a); }
+std::int64_t stein_cuda_workspace(const Stein<float>& a) { return bytes<float>(plan(a)); }
+std::int64_t stein_cuda_workspace(const Stein<double>& a) { return bytes<double>(plan(a)); }
+void stein_cuda(const Stein<float>& a) { stein(a); }
+void stein_cuda(const Stein<double>& a) { stein(a); }
 
-std::int64_t ksd_cuda_workspace(const KSDCuda<float>& a) { return bytes<float>(plan(a)); }
-std::int64_t ksd_cuda_workspace(const KSDCuda<double>& a) { return bytes<double>(plan(a)); }
-void ksd_cuda(const KSDCuda<float>& a) { ksd(a); }
-void ksd_cuda(const KSDCuda<double>& a) { ksd(a); }
+std::int64_t ksd_cuda_workspace(const KSD<float>& a) { return bytes<float>(plan(a)); }
+std::int64_t ksd_cuda_workspace(const KSD<double>& a) { return bytes<double>(plan(a)); }
+void ksd_cuda(const KSD<float>& a) { ksd(a); }
+void ksd_cuda(const KSD<double>& a) { ksd(a); }
 
 }  // namespace vimae

@@ -21,27 +21,15 @@ namespace {
 int failures = 0;
 bool stop_at_first = false;
 
-void on_cpu(const Stein<double>& args) {
-#define VIMAE_CALL stein_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-void on_cpu(const KSD<double>& args) {
-#define VIMAE_CALL ksd_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
 template <class T>
-void on_cuda(SteinCuda<T> args) {
+void on_cuda(Stein<T> args) {
   std::vector<char> workspace(stein_cuda_workspace(args), char(0xff));
   args.workspace = workspace.data();
   stein_cuda(args);
 }
 
 template <class T>
-void on_cuda(KSDCuda<T> args) {
+void on_cuda(KSD<T> args) {
   std::vector<char> workspace(ksd_cuda_workspace(args), char(0xff));
   args.workspace = workspace.data();
   ksd_cuda(args);
@@ -91,7 +79,12 @@ template <class Call, class T>
 Call call_of(const Problem& p, const std::vector<T>& z, const std::vector<T>& score,
              const double* scales) {
   Call a{};
-  a.z = z.data(), a.score = score.empty() ? nullptr : score.data();
+  a.x = z.data();
+  const auto own = score.empty() ? nullptr : score.data();
+  if constexpr (std::is_same_v<Call, KSD<T>>)
+    a.score_x = own;
+  else
+    a.score = own, a.m = p.n;
   a.batch = p.batch, a.n = p.n, a.d = p.d;
   a.family = p.family, a.scales = scales, a.n_scales = p.n_scales;
   return a;
@@ -124,26 +117,26 @@ void check(const Problem& p, bool with_score) {
   std::vector<double> want = poisoned<double>(size);
   auto truth = call_of<Stein<double>>(p, exact, exact_score, scales);
   truth.phi = want.data(), truth.threads = 1;
-  on_cpu(truth);
+  stein_cpu(truth);
   std::vector<T> got = poisoned<T>(size);
-  auto call = call_of<SteinCuda<T>>(p, z, score, scales);
+  auto call = call_of<Stein<T>>(p, z, score, scales);
   call.phi = got.data();
   on_cuda(call);
   close(p, "phi" + kind, got, want, 100 * eps);
 
   std::vector<double> value = poisoned<double>(p.batch), dz = poisoned<double>(size), dscore;
   auto ksd = call_of<KSD<double>>(p, exact, exact_score, scales);
-  ksd.unbiased = p.unbiased, ksd.value = value.data(), ksd.dz = dz.data(), ksd.threads = 1;
-  if (with_score) dscore = poisoned<double>(size), ksd.dscore = dscore.data();
-  on_cpu(ksd);
+  ksd.unbiased = p.unbiased, ksd.value = value.data(), ksd.dx = dz.data(), ksd.threads = 1;
+  if (with_score) dscore = poisoned<double>(size), ksd.dscore_x = dscore.data();
+  ksd_cpu(ksd);
   // Rounding of u is that of the product of two scores.
   const double unit = p.n_scales * (largest + 2);
   for (int outputs = 0; outputs < (with_score ? 3 : 2); ++outputs) {
     std::vector<T> got_value = poisoned<T>(p.batch), got_dz, got_dscore;
-    auto a = call_of<KSDCuda<T>>(p, z, score, scales);
+    auto a = call_of<KSD<T>>(p, z, score, scales);
     a.unbiased = p.unbiased, a.value = got_value.data();
-    if (outputs > 0) got_dz = poisoned<T>(size), a.dz = got_dz.data();
-    if (outputs > 1) got_dscore = poisoned<T>(size), a.dscore = got_dscore.data();
+    if (outputs > 0) got_dz = poisoned<T>(size), a.dx = got_dz.data();
+    if (outputs > 1) got_dscore = poisoned<T>(size), a.dscore_x = got_dscore.data();
     on_cuda(a);
     close(p, "value" + kind, got_value, value, 10 * eps, unit);
     if (outputs > 0) close(p, "dz" + kind, got_dz, dz, 500 * eps);

@@ -47,13 +47,6 @@ Definition define(const Stein<T>& a, const T* z, const T* score) {
 }
 
 template <class T>
-void stein_dispatch(const Stein<T>& args) {
-#define VIMAE_CALL stein_cpu(args)
-  VIMAE_DISPATCH
-#undef VIMAE_CALL
-}
-
-template <class T>
 void check(std::int64_t batch, std::int64_t n, std::int64_t d, Family family, int n_scales,
            int threads, double shift) {
   std::mt19937_64 random(n * 1000 + d);
@@ -67,13 +60,13 @@ void check(std::int64_t batch, std::int64_t n, std::int64_t d, Family family, in
   const double scales[] = {2.0 * double(d), 0.5 * double(d), 7};
   for (const T* s : {static_cast<const T*>(nullptr), score.data()}) {
     std::vector<T> phi(batch * n * d, std::numeric_limits<T>::quiet_NaN());
-    stein_dispatch(
-        Stein<T>{z.data(), s, batch, n, d, family, scales, n_scales, phi.data(), threads});
+    stein_cpu(Stein<T>{z.data(), nullptr, s, batch, n, n, d, family, scales, n_scales, phi.data(),
+                       threads});
     for (std::int64_t b = 0; b < batch; ++b) {
       const std::int64_t at = b * n * d;
-      const auto want =
-          define(Stein<T>{nullptr, nullptr, 1, n, d, family, scales, n_scales, nullptr, threads},
-                 &z[at], s ? s + at : nullptr);
+      const auto want = define(Stein<T>{nullptr, nullptr, nullptr, 1, n, n, d, family, scales,
+                                        n_scales, nullptr, threads},
+                               &z[at], s ? s + at : nullptr);
       double error = 0;  // in units of the terms
       for (std::int64_t c = 0; c < n * d; ++c) {
         const double e = double(std::fabs(Real(phi[at + c]) - want.phi[c]) / want.size[c]);

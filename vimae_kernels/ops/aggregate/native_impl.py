@@ -10,6 +10,7 @@ from torch import Tensor
 from ... import _native
 
 CONTIGUOUS = torch.contiguous_format
+WEIGHTINGS = "uniform", "mws", "mss"  # in the order of csrc
 
 
 def log_density(
@@ -70,12 +71,9 @@ def _run(
     if batch == 0:
         return
     strides = (x.stride(0) if x.ndim == 3 else 0 for x in (z, mean, log_var))
-    shape = batch, n, B, d
-    weighting, size, *tensors = arguments
-    # The tuple keeps the tensors alive.
-    _native.call(
-        kernel, z, z, mean, log_var, *strides, *shape, weighting, size, *tensors, workspace=shape
-    )
+    weighting, *rest = arguments
+    config = batch, n, B, d, WEIGHTINGS.index(weighting)
+    _native.call(kernel, z, z, mean, log_var, *strides, *config, *rest)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -53,6 +53,6 @@ def _run(
         return
     z = z.to(value.dtype).contiguous()
     score = None if score is None else score.to(value.dtype).contiguous()
-    config = family == "rbf", scales, unbiased
-    needs = score is not None, dz is not None, dscore is not None
-    _native.call("ksd", z, z, score, *shape, *config, value, dz, dscore, workspace=shape + needs)
+    batch, n, d = shape
+    config = batch, n, 0, d, family == "rbf", list(scales), len(scales), unbiased
+    _native.call("ksd", z, z, score, None, None, *config, value, dz, dscore, None)

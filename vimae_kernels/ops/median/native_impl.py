@@ -9,5 +9,5 @@ def median_distance(x: Tensor) -> Tensor:
     median = x.new_empty(x.shape[:-2])
     batch, (n, d) = median.numel(), x.shape[-2:]
     if batch:
-        _native.call("median", x, x.contiguous(), batch, n, d, median, workspace=(batch, n))
+        _native.call("median", x, x.contiguous(), batch, n, d, median)
     return median

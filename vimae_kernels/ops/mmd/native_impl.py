@@ -93,13 +93,8 @@ def _run(
     if batch == 0:
         return
     strides = x.stride(0) if x.ndim == 3 else n * d, y.stride(0) if y.ndim == 3 else m * d
-    shape = batch, n, m, d
-    config = family == "rbf", scales, unbiased
-    needs = dx is not None, dy is not None, vx is not None
-    outputs = value, dx, dy, pairs
-    _native.call(
-        "mmd", x, x, y, *strides, vx, vy, *shape, *config, *outputs, workspace=shape + needs
-    )
+    config = batch, n, m, d, family == "rbf", list(scales), len(scales), unbiased
+    _native.call("mmd", x, x, y, *strides, vx, vy, *config, value, dx, dy, pairs)
 
 
 def _rows(x: Tensor) -> Tensor:

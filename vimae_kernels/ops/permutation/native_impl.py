@@ -22,11 +22,8 @@ def permuted_mmd(
         stride = words * columns if labels.ndim > 2 else 0
         x, labels = x.contiguous(), labels.contiguous()
         centre = centre.to(x.dtype).contiguous()
-        config = family == "rbf", scales
-        _native.call(
-            "permutation", x, x, labels, stride, centre, batch, size, n, d, columns, *config, values,
-            workspace=(batch, size, columns),
-        )  # fmt: skip
+        config = batch, size, n, d, columns, 0, 1, family == "rbf", list(scales), len(scales)
+        _native.call("permutation", x, x, labels, stride, centre, *config, values)
     return values
 
 
@@ -36,5 +33,5 @@ def draw_labels(seeds: Tensor, size: int, n: int, columns: int) -> Tensor:
     batch, permutations = seeds.shape[:-1].numel(), seeds.shape[-1]
     if batch:
         seeds = seeds.contiguous()
-        _native.call("draw_labels", seeds, seeds, batch, permutations, size, n, columns, labels)
+        _native.call("draw", seeds, seeds, batch, permutations, size, n, columns, labels)
     return labels

@@ -21,7 +21,7 @@ def stein_gradient(z: Tensor, score: Tensor | None, family: str, scales: list[fl
         return phi
     z = z.to(dtype).contiguous()
     score = None if score is None else score.to(dtype).contiguous()
-    config = family == "rbf", scales
-    needs = (score is not None,)
-    _native.call("stein", z, z, score, *shape, *config, phi, workspace=shape + needs)
+    batch, n, d = shape
+    config = batch, n, n, d, family == "rbf", list(scales), len(scales)
+    _native.call("stein", z, z, None, score, *config, phi)
     return phi
