@@ -48,14 +48,16 @@ struct Counter {
   }
 
   // Counts this thread's pairs whose leading `known` bits are `prefix` by their next `digit` bits;
-  // of the panels, those of the first on, with `step` from one to the next.
-  void count(Bits prefix, int known, int digit, std::int64_t first, std::int64_t step, Team team) {
+  // of the pairs of panels, in turn, every `step`-th from `next` on.
+  void count(Bits prefix, int known, int digit, std::int64_t next, std::int64_t step, Team team) {
     const int shift = 8 * int(sizeof(T)) - known - digit;
     std::int64_t* mine = counts + std::int64_t(team.rank) * kBins * kWays;
     std::fill_n(mine, kBins * kWays, 0);
     std::int64_t coincide = 0;
-    for (std::int64_t p = first; p < panels; p += step)
-      for (std::int64_t q = p; q < panels && !team.stopped(double(P * P * a.d)); ++q) {
+    for (std::int64_t p = 0, first = 0; p < panels; first += panels - p, ++p)
+      for (; next < first + panels - p; next += step) {
+        const std::int64_t q = p + next - first;
+        if (team.stopped(double(P * P * a.d))) continue;
         const std::int64_t rows = std::min<std::int64_t>(P, a.N - p * P);
         const std::int64_t columns = std::min<std::int64_t>(P, a.N - q * P);
         for (std::int64_t k = 0; k < a.d; k += KC) {
@@ -70,12 +72,10 @@ struct Counter {
           for (int j = p == q ? i + 1 : 0; j < columns; ++j) {
             Bits bits;
             std::memcpy(&bits, tile + i * P + j, sizeof bits);
-            if (known == 1) {
-              coincide += bits == 0;
-              ++mine[(bits >> shift) * kWays + j % kWays];
-            } else if (bits >> (shift + digit) == prefix) {
+            coincide += known == 1 && bits == 0;
+            // Also of the first digit: what comes of infinities is NaN, with its sign bit set.
+            if (bits >> (shift + digit) == prefix)
               ++mine[(bits >> shift & ((Bits(1) << digit) - 1)) * kWays + j % kWays];
-            }
           }
       }
     zeros[team.rank] = coincide;
