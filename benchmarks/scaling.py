@@ -20,6 +20,7 @@ from torch import Tensor
 import vimae_kernels as vk
 from vimae_kernels import _native
 
+TILE = 64  # P of csrc/common/tiles.h
 COLLECTIVES = ("all_gather", "all_to_all_single", "broadcast")
 
 STATISTICS: dict[str, Callable[..., Any]] = {
@@ -53,7 +54,23 @@ def _pairs(kernel: str, arguments: tuple[Any, ...]) -> int:
         return arguments[7] * arguments[8]  # type: ignore[no-any-return]
     points = next(a for a in arguments if isinstance(a, Tensor))
     n = points.shape[-2]
+    if kernel == "median_counts":
+        return of_part(n, *arguments[5:7])
+    if kernel == "permutation":
+        return of_part(n, *arguments[9:11])
     return n * (n - 1) // 2
+
+
+def of_part(n: int, part: int, parts: int) -> int:
+    """The pairs of n points in a part: the core deals out pairs of panels of TILE points in turn."""
+    sides = [min(TILE, n - first) for first in range(0, n, TILE)]
+    tiles = [
+        a * (a - 1) // 2 if i == j else a * b
+        for i, a in enumerate(sides)
+        for j, b in enumerate(sides)
+        if j >= i
+    ]
+    return sum(tiles[part::parts])
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import torch.multiprocessing as multiprocessing
 
 import vimae_kernels as vk
 from benchmarks import scaling
+from vimae_kernels._distributed import Ranks
+from vimae_kernels.ops.median.op import median_unit
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo"
@@ -89,6 +91,12 @@ def mmd_test_of_a_name(z, p, mean, log_var, group):
     return vk.mmd_test(z, "normal", permutations=50, generator=generator, group=group).p_value
 
 
+def mmd_test_median(z, p, mean, log_var, group):
+    kernel, generator = vk.RBF("median"), own_generator(group)
+    found = vk.mmd_test(z, 8 * p, kernel, permutations=50, generator=generator, group=group)
+    return found.statistic + found.p_value
+
+
 def stein_gradient(z, p, mean, log_var, group):
     return Rows(vk.stein_gradient(z, group=group).square().sum(-1))
 
@@ -167,6 +175,7 @@ STATISTICS = {
     "mmd biased rbf": mmd("rbf", estimator="biased"),
     "mmd many scales": mmd(vk.IMQ.wae(D)),
     "mmd median": mmd(vk.RBF("median")),
+    "mmd median reference": mmd(vk.RBF("median"), backend="reference"),
     "mmd median biased": mmd(vk.RBF("median"), estimator="biased"),
     "mmd of a name": mmd_of_a_name,
     "mmd closed_form": mmd_closed_form,
@@ -177,6 +186,7 @@ STATISTICS = {
     "MMDLoss": mmd_module,
     "mmd_test": mmd_test,
     "mmd_test of a name": mmd_test_of_a_name,
+    "mmd_test median": mmd_test_median,
     "stein_gradient": stein_gradient,
     "stein_gradient score": stein_gradient_score,
     "stein_loss": stein_loss,
@@ -299,6 +309,29 @@ def compiles(group):
         torch.compile(loss, backend="aot_eager", fullgraph=True)(z)
 
 
+def medians_are_those_of_one_process(group):
+    """To the rounding of a square root, whatever the points: the parts of ranks are counts, which add up exactly."""
+    ranks = Ranks(group, {})
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        for n, d in ((2, 1), (3, 2), (65, 3), (130, 8), (200, 1)):
+            x = torch.randn(4, n, d, generator=generator, dtype=dtype)
+            x[1] = x[1].sign()
+            x[2] = 1e-30
+            x[3] *= 1e20
+            x[3, 0, 0] = (float("inf"), float("nan"), 1.0)[n % 3]
+            x[3, -1, 0] = x[3, 0, 0]
+            for backend in ("native", "reference"):
+                torch.testing.assert_close(
+                    median_unit(x, backend, ranks).median,
+                    median_unit(x, backend).median,
+                    # torch's square root is not always the nearest.
+                    rtol=2 * torch.finfo(dtype).eps,
+                    atol=0,
+                    equal_nan=True,
+                )
+
+
 def one_sample_on_a_rank(group):
     rank = dist.get_rank(group)
     z = torch.randn(1 + 2 * rank, 3, dtype=torch.float64)
@@ -324,6 +357,7 @@ def work(rank, world, folder):
         refuses_ranks_that_differ(group)
         refuses_transforms(group)
         one_sample_on_a_rank(group)
+        medians_are_those_of_one_process(group)
         compiles(group)
     dist.destroy_process_group()
 
@@ -340,7 +374,11 @@ def check_counts(world, count):
     assert pairs["total_correlation"] == world * one
     # Not divided: on every rank.
     assert pairs["ksd"] == pairs["stein_loss"] == all_pairs
-    assert pairs["mmd_test"] == 2 * world * N * (2 * world * N - 1) // 2
+    # Divided by tiles, of which no rank has two more than another.
+    side = -(-2 * world * N // scaling.TILE)
+    most = -(-side * (side + 1) // 2 // world) * scaling.TILE**2
+    assert pairs["mmd_test"] <= most
+    assert pairs["mmd median"] - pairs["mmd"] <= 3 * most
     control = 40 * (world - 1)
     received = {name: received - control for name, (_, received) in count.items()}
     z = (world - 1) * N * D * 4
@@ -359,6 +397,10 @@ def test_ranks_together_are_one_process(world, tmp_path):
     )
     for count in counts:
         check_counts(world, count)
+    # All ranks together have met all pairs once, and those of the median once in each of its passes.
+    pooled = 2 * world * N * (2 * world * N - 1) // 2
+    assert sum(count["mmd_test"][0] for count in counts) == pooled
+    assert sum(count["mmd median"][0] - count["mmd"][0] for count in counts) == 3 * pooled
     x = torch.cat([inputs(rank) for rank in range(world)], -2)
     for name, statistic in STATISTICS.items():
         expected, rows, gradients = evaluate(statistic, x)

@@ -61,6 +61,10 @@ class Ranks:
         first = sum(self.rows[name][: self.rank])
         return slice(first, first + self.rows[name][self.rank])
 
+    def divides(self, x: Tensor, backend: str) -> bool:
+        """Whether ranks divide the pairs of x, which all have: other code for GPUs meets them all, on every rank."""
+        return backend == "reference" or (backend == "native" and x.device.type == "cpu")
+
     def gather(self, name: str, x: Tensor) -> Tensor:
         """The samples (..., n, d) of all ranks along n, in the order of the ranks.
 

@@ -18,6 +18,7 @@ from torch.distributions import (
 
 from . import _checks
 from ._autograd import accumulator
+from ._distributed import Ranks
 from .kernels import IMQ, RBF
 from .ops.median.op import median_unit
 from .priors import NAMES, UNIT_LOGISTIC_SCALE, check_shapes, parameters
@@ -169,18 +170,18 @@ def _unvalidated(prior: Distribution) -> Distribution:
 
 
 def in_units_of_the_median(
-    z: Tensor, score: Tensor | None, backend: str
+    z: Tensor, score: Tensor | None, backend: str, ranks: Ranks | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z and its score where the median distance is the unit of length, and that unit (..., 1, 1).
 
     So no host ever sees the bandwidth of a batch entry. Where the score is 2^50 or more in that unit, what pushes
     points apart is nothing beside what pulls them together, and the score is measured in a shorter one, which still
-    says so: its products would overflow. Where all points coincide nothing pushes.
+    says so: its products would overflow. Where all points coincide nothing pushes. `ranks` are those of `median_unit`.
     """
     dtype = accumulator(z)
     z = z.to(dtype)
     score = -z if score is None else score.to(dtype)
-    unit = median_unit(z, backend)
+    unit = median_unit(z, backend, ranks)
     most = 2.0**50
     largest = score.detach().abs().amax((-1, -2), keepdim=True)
     length = unit.length.where(unit.length.isfinite(), most)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from ... import _checks, _score
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
-from ..._distributed import between_graphs, meet
+from ..._distributed import Ranks, between_graphs, meet
 from ..._operation import on_backend, saved_gradient
 from ...kernels import RBF, Kernel, resolve_kernel
 from . import reference
@@ -103,11 +103,18 @@ def _check(
     return k, 1, ""
 
 
-def _of(x: Tensor, s: Tensor | None, k: Any, estimator: str, chosen: Backend) -> Tensor:
+def _of(
+    x: Tensor,
+    s: Tensor | None,
+    k: Any,
+    estimator: str,
+    chosen: Backend,
+    ranks: Ranks | None = None,
+) -> Tensor:
     """The discrepancy of samples and their score, as of `_score.samples_and_score`."""
     unit = None
     if isinstance(k, RBF) and k.bandwidth == "median":
-        x, s, unit = _score.in_units_of_the_median(x, s, chosen)
+        x, s, unit = _score.in_units_of_the_median(x, s, chosen, ranks)
     scales = _score.scales_of(k, x.shape[-1])
     value = _value(x, s, k.family, scales, estimator == "unbiased", chosen)
     # Not by its square, which may be beyond the dtype.
@@ -136,7 +143,7 @@ def _of_group(
     z = ranks.gather("z", z)
     _checks.samples("z", z, at_least, why)
     s = None if score is None else ranks.gather("score", score)  # type: ignore[arg-type]
-    return _of(z, s, k, estimator, chosen)
+    return _of(z, s, k, estimator, chosen, ranks)
 
 
 def _value(

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..._distributed import Ranks
 from ..._operation import on_backend, operation
-from . import reference
+from . import native_impl, reference
 
 SAMPLE = 64  # points whose distances tell the order of magnitude
+DIGIT = 11  # bits, kMedianDigit of csrc/median/median.h
 ORDINARY = 24.0  # distances that are 2^-24 ... 2^24 of themselves can be squared as they are
 
 
@@ -33,15 +35,17 @@ class Unit(NamedTuple):
         return self.median / self.powers[0] / self.powers[1]
 
 
-def median_unit(x: Tensor, backend: str) -> Unit:
+def median_unit(x: Tensor, backend: str, ranks: Ranks | None = None) -> Unit:
     """The unit for points x (..., N, d), N >= 2, float32 or float64, without gradient.
 
-    Where all points coincide it is infinite: they all lie at 0 in it, and every kernel of them is 1.
+    Where all points coincide it is infinite: they all lie at 0 in it, and every kernel of them is 1. With `ranks`,
+    which all have the same x, each counts a part of the pairs.
     """
     x = x.detach()
     powers = _powers(x)
     x = x * powers[0] * powers[1]
-    median = _of(x, backend)[..., None, None]
+    divided = ranks is not None and ranks.divides(x, backend)
+    median = (_of_ranks(x, backend, ranks) if divided else _of(x, backend))[..., None, None]  # type: ignore[arg-type]
     # Not the mean: about that, all are alike to rounding where one is far away.
     centre = _few(x).median(-2, keepdim=True).values
     return Unit(powers, centre, median.where(median != 0, torch.inf))
@@ -89,6 +93,28 @@ def _of(x: Tensor, backend: str) -> Tensor:
     if backend == "reference":
         return reference.median_distance(x)
     return _median_distance(x, backend)  # type: ignore[no-any-return]
+
+
+def _of_ranks(x: Tensor, backend: str, ranks: Ranks) -> Tensor:
+    """The same, by a radix selection in which ranks count, as csrc/median/median_cpu.cpp has threads count."""
+    counting = native_impl.median_counts if backend == "native" else reference.median_counts
+    width, known = torch.finfo(x.dtype).bits, 1
+    prefix = torch.zeros(x.shape[:-2], dtype=torch.int64, device=x.device)
+    pairs, rank = x.shape[-2] * (x.shape[-2] - 1) // 2, prefix
+    while known < width:
+        digit = min(DIGIT, width - known)
+        mine = counting(x, prefix, known, digit, ranks.rank, ranks.size)
+        # As float64, which holds such counts.
+        counts, coincide = (ranks.sum(count.double()).long() for count in mine)
+        if known == 1:
+            rank = coincide + (pairs - coincide - 1).div(2, rounding_mode="floor")
+            rank = rank.where(coincide < pairs, 0)
+        below = counts.cumsum(-1)
+        bin = (below <= rank[..., None]).sum(-1).clamp(max=(1 << digit) - 1)
+        rank = rank - (below - counts).gather(-1, bin[..., None])[..., 0]
+        prefix, known = prefix << digit | bin, known + digit
+    bits = prefix if width == 64 else prefix.int()
+    return bits.view(x.dtype).sqrt() + (x - x).sum((-1, -2))
 
 
 _median_distance = operation(

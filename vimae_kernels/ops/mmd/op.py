@@ -229,9 +229,8 @@ def _of_group(
         y = others[ranks.rank].movedim(0, -2)
     draws = _Rows(y, others, ranks)
     if isinstance(k, RBF) and k.bandwidth == "median":
-        # Of all pairs, on every rank.
         pooled = torch.cat([*samples.parts, *draws.parts]).movedim(0, -2)
-        unit = median_unit(pooled, chosen)
+        unit = median_unit(pooled, chosen, ranks)
         samples, draws = (rows.map(unit.measure) for rows in (samples, draws))
         scales: tuple[float, ...] = (2.0,)
     else:

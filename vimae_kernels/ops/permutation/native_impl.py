@@ -11,7 +11,14 @@ from ..._units import scale_free
 
 @scale_free(1, returns=None)
 def permuted_mmd(
-    x: Tensor, labels: Tensor, centre: Tensor, n: int, family: str, scales: list[float]
+    x: Tensor,
+    labels: Tensor,
+    centre: Tensor,
+    n: int,
+    family: str,
+    scales: list[float],
+    part: int = 0,
+    parts: int = 1,
 ) -> Tensor:
     _native.check_scales(x, scales)
     size, d = x.shape[-2:]
@@ -22,7 +29,7 @@ def permuted_mmd(
         stride = words * columns if labels.ndim > 2 else 0
         x, labels = x.contiguous(), labels.contiguous()
         centre = centre.to(x.dtype).contiguous()
-        config = batch, size, n, d, columns, 0, 1, family == "rbf", list(scales), len(scales)
+        config = batch, size, n, d, columns, part, parts, family == "rbf", list(scales), len(scales)
         _native.call("permutation", x, x, labels, stride, centre, *config, values)
     return values
 

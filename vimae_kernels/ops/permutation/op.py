@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from ... import _checks
 from ..._autograd import accumulator
 from ..._backend import Backend, resolve
-from ..._distributed import between_graphs, meet
+from ..._distributed import Ranks, between_graphs, meet
 from ..._operation import lead, on_backend, operation
 from ...kernels import RBF, Kernel, resolve_kernel
 from ...priors import Prior, check_prior, check_shapes, sample_prior
@@ -157,12 +157,18 @@ def _of_group(
     _checks.samples("x", x, 2)
     size = z.shape[-2] + x.shape[-2]
     labels = _draw(permutations, z.shape[-2], size, generator, z.device, chosen)
-    found = _test(z, x, ranks.of_first(labels), k, permutations, chosen)
+    found = _test(z, x, ranks.of_first(labels), k, permutations, chosen, ranks)
     return TwoSampleTest(*map(ranks.of_first, found))
 
 
 def _test(
-    z: Tensor, x: Tensor, labels: Tensor, k: Any, permutations: int, chosen: Backend
+    z: Tensor,
+    x: Tensor,
+    labels: Tensor,
+    k: Any,
+    permutations: int,
+    chosen: Backend,
+    ranks: Ranks | None = None,
 ) -> TwoSampleTest:
     z, x = z.detach(), x.detach()
     batch = torch.broadcast_shapes(z.shape[:-2], x.shape[:-2])
@@ -172,7 +178,7 @@ def _test(
     scales: tuple[float, ...]
     if isinstance(k, RBF) and k.bandwidth == "median":
         # A bandwidth per batch entry that no host ever sees, as in mmd.
-        pooled, scales = median_unit(pooled, chosen).measure(pooled), (2.0,)
+        pooled, scales = median_unit(pooled, chosen, ranks).measure(pooled), (2.0,)
     else:
         scales = k.scales(pooled.shape[-1])
 
@@ -182,6 +188,10 @@ def _test(
     centre, deviation = _centre(pooled, k.family, scales)
     if chosen == "reference":
         values = reference.permuted_mmd(pooled, unpack(labels, size), k.family, scales)
+    elif ranks is not None and ranks.divides(pooled, chosen):
+        # Parts are of one sum only about one centre.
+        config = ranks.of_first(centre), n, k.family, list(scales), ranks.rank, ranks.size
+        values = ranks.sum(native_impl.permuted_mmd(pooled, labels, *config))
     else:
         values = _permuted_mmd(pooled, labels, centre, n, k.family, scales, chosen)
     observed = values[..., :1]

@@ -143,7 +143,7 @@ def _phi_of_group(
     ranks = meet(operation, group, check, kernel)
     z = ranks.gather("z", z)
     s = None if score is None else ranks.gather("score", score.detach())  # type: ignore[union-attr]
-    return _phi(z, "normal", kernel, s, backend)[..., ranks.own("z"), :], ranks
+    return _phi(z, "normal", kernel, s, backend, ranks)[..., ranks.own("z"), :], ranks
 
 
 def _phi(
@@ -152,6 +152,7 @@ def _phi(
     kernel: Kernel,
     score: _score.Score | None,
     backend: Backend | None,
+    ranks: Ranks | None = None,
 ) -> Tensor:
     """The Stein gradient in the accumulator's dtype."""
     k = resolve_kernel(kernel)
@@ -164,7 +165,7 @@ def _phi(
     s = None if s is None else s.detach()
     unit = None
     if median:
-        x, s, unit = _score.in_units_of_the_median(x, s, chosen)
+        x, s, unit = _score.in_units_of_the_median(x, s, chosen, ranks)
     scales = _score.scales_of(k, z.shape[-1])
     if chosen == "reference":
         x = x.to(accumulator(x))
