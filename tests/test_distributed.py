@@ -278,6 +278,35 @@ def refuses_ranks_that_differ(group):
         vk.mmd(torch.randn(5, 3), torch.distributions.Normal(loc, 1.0), group=group)
 
 
+class RaisesOnRankOne(torch.distributions.Normal):
+    """A distribution that looks like any other until it is drawn from."""
+
+    def __init__(self, rank):
+        super().__init__(0.0, 1.0)
+        self.rank = rank
+
+    def rsample(self, shape=()):
+        if self.rank == 1:
+            raise OSError("no samples left")
+        return super().rsample(shape)
+
+    sample = rsample
+
+
+def refuses_what_raises_late(group):
+    """A prior that raises when it is drawn from, on one rank: the others are told, and do not wait for it."""
+    rank, z = dist.get_rank(group), torch.randn(4, 3)
+    kind, message = (
+        (OSError, "no samples left")
+        if rank == 1
+        else (RuntimeError, "rank 1 raised OSError: no samples left")
+    )
+    for statistic in (vk.mmd, vk.mmd_test):
+        with pytest.raises(kind, match=message):
+            statistic(z, RaisesOnRankOne(rank), group=group)
+        statistic(z, "normal", group=group)
+
+
 def refuses_transforms(group):
     z = torch.randn(2, 4, 3)
     for transformed in (
@@ -311,7 +340,7 @@ def compiles(group):
 
 def medians_are_those_of_one_process(group):
     """To the rounding of a square root, whatever the points: the parts of ranks are counts, which add up exactly."""
-    ranks = Ranks(group, {})
+    ranks = Ranks("mmd", group, {})
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.float64):
         for n, d in ((2, 1), (3, 2), (65, 3), (130, 8), (200, 1)):
@@ -355,6 +384,7 @@ def work(rank, world, folder):
     if world == 2:
         refuses_second_derivatives(group)
         refuses_ranks_that_differ(group)
+        refuses_what_raises_late(group)
         refuses_transforms(group)
         one_sample_on_a_rank(group)
         medians_are_those_of_one_process(group)

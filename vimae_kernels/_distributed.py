@@ -42,7 +42,8 @@ def between_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
 class Ranks:
     """The ranks of a group, once they have found that they call the same operation with data that fit together."""
 
-    def __init__(self, group: ProcessGroup, rows: dict[str, list[int]]) -> None:
+    def __init__(self, operation: str, group: ProcessGroup, rows: dict[str, list[int]]) -> None:
+        self.operation = operation
         self.group = group
         self.rank = torch.distributed.get_rank(group)
         self.size = torch.distributed.get_world_size(group)
@@ -64,6 +65,18 @@ class Ranks:
     def divides(self, x: Tensor, backend: str) -> bool:
         """Whether ranks divide the pairs of x, which all have: other code for GPUs meets them all, on every rank."""
         return backend == "reference" or (backend == "native" and x.device.type == "cpu")
+
+    def attempt(self, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, of the caller's own code; what it raises on one rank is raised on all."""
+        error, made = None, None
+        try:
+            made = make()
+        except Exception as raised:
+            error = raised
+        failed = [bool(flag) for (flag,) in _exchange([error is not None], self.group)]
+        _raise_on_all(self.operation, self.group, error, failed)
+        assert made is not None
+        return made
 
     def gather(self, name: str, x: Tensor) -> Tensor:
         """The samples (..., n, d) of all ranks along n, in the order of the ranks.
@@ -133,29 +146,44 @@ def meet(
         )
         mine = f"{operation}({', '.join([*shapes, *map(str, config)])})"
     except Exception as raised:
-        error, mine = raised, f"{type(raised).__name__}: {raised}"
+        error, mine = raised, ""
     rows = [x.shape[-2] for x in tensors.values()]
     # Of one length for every operation: what does not fit into it is told apart by a hash.
     found = _exchange(
         [error is not None, zlib.crc32(mine.encode()), *rows, *[0] * (3 - len(rows))], group
     )
-    if any(failed or hashed != found[0][1] for failed, hashed, *_ in found):
-        every: list[Any] = [None] * len(found)
-        with torch._C._DisableFuncTorch():
-            torch.distributed.all_gather_object(every, mine, group=group)
-        if error is not None:
-            raise error
-        raised_by = [rank for rank, (failed, *_) in enumerate(found) if failed]
-        if raised_by:
-            raise RuntimeError(
-                f"vimae_kernels.{operation} with group=: rank {raised_by[0]} raised {every[raised_by[0]]}"
-            )
+    _raise_on_all(operation, group, error, [bool(failed) for failed, *_ in found])
+    if any(hashed != found[0][1] for _, hashed, *_ in found):
+        every = _exchange_words(mine, group)
         other = next(rank for rank, (_, hashed, *_) in enumerate(found) if hashed != found[0][1])
         raise ValueError(
             f"vimae_kernels.{operation} with group=: ranks differ in more than the number of samples: rank 0 has "
             f"{every[0]}, rank {other} has {every[other]}"
         )
-    return Ranks(group, {name: [row[2 + i] for row in found] for i, name in enumerate(tensors)})
+    return Ranks(
+        operation, group, {name: [row[2 + i] for row in found] for i, name in enumerate(tensors)}
+    )
+
+
+def _raise_on_all(
+    operation: str, group: ProcessGroup, error: Exception | None, failed: list[bool]
+) -> None:
+    """Raise this rank's error, or what another has raised, if any rank failed."""
+    if not any(failed):
+        return
+    every = _exchange_words(f"{type(error).__name__}: {error}", group)
+    if error is not None:
+        raise error
+    first = failed.index(True)
+    raise RuntimeError(f"vimae_kernels.{operation} with group=: rank {first} raised {every[first]}")
+
+
+def _exchange_words(words: str, group: ProcessGroup) -> list[str]:
+    """Every rank's words."""
+    every: list[Any] = [None] * torch.distributed.get_world_size(group)
+    with torch._C._DisableFuncTorch():
+        torch.distributed.all_gather_object(every, words, group=group)
+    return every
 
 
 def _exchange(numbers: list[int], group: ProcessGroup) -> list[list[int]]:

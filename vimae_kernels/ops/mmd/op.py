@@ -224,7 +224,8 @@ def _of_group(
     else:
         samples = _Rows(x, ranks.parts("z", x), ranks)
         like = torch.cat(samples.parts).movedim(0, -2)
-        drawn = ranks.of_first(sample_prior(prior, like, generator)).to(x.dtype)
+        drawn = ranks.attempt(lambda: sample_prior(prior, like, generator))
+        drawn = ranks.of_first(drawn).to(x.dtype)
         others = list(drawn.movedim(-2, 0).split(ranks.rows["z"]))
         y = others[ranks.rank].movedim(0, -2)
     draws = _Rows(y, others, ranks)

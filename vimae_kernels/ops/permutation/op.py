@@ -150,10 +150,11 @@ def _of_group(
     ranks = meet("mmd_test", group, check, kernel, permutations)
     z = ranks.gather("z", z.detach())
     _checks.samples("z", z, 2)
-    if not isinstance(x, Tensor):
-        x = ranks.of_first(sample_prior(x, z, generator, "x"))
-    else:
+    if isinstance(x, Tensor):
         x = ranks.gather("x", x.detach())
+    else:
+        prior = x
+        x = ranks.of_first(ranks.attempt(lambda: sample_prior(prior, z, generator, "x")))
     _checks.samples("x", x, 2)
     size = z.shape[-2] + x.shape[-2]
     labels = _draw(permutations, z.shape[-2], size, generator, z.device, chosen)
