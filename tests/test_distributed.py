@@ -415,6 +415,9 @@ def check_counts(world, count):
     assert received["ksd"] == z
     for name in ("mmd", "mmd to a fixed sample"):
         assert received[name] == 2 * z + 8 * (world - 1)
+    # Counts by 11, 11 and 9 bits, and of pairs that coincide.
+    median = 8 * (2**11 + 2**11 + 2**9 + 3) * (world - 1)
+    assert received["mmd median"] - received["mmd"] == median
     assert received["mmd closed_form"] == z + 8 * (world - 1)
     assert received["aggregate_log_density"] == 4 * z
 

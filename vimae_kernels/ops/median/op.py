@@ -44,8 +44,10 @@ def median_unit(x: Tensor, backend: str, ranks: Ranks | None = None) -> Unit:
     x = x.detach()
     powers = _powers(x)
     x = x * powers[0] * powers[1]
-    divided = ranks is not None and ranks.divides(x, backend)
-    median = (_of_ranks(x, backend, ranks) if divided else _of(x, backend))[..., None, None]  # type: ignore[arg-type]
+    if ranks is not None and ranks.divides(x, backend):
+        median = _of_ranks(x, backend, ranks)[..., None, None]
+    else:
+        median = _of(x, backend)[..., None, None]
     # Not the mean: about that, all are alike to rounding where one is far away.
     centre = _few(x).median(-2, keepdim=True).values
     return Unit(powers, centre, median.where(median != 0, torch.inf))
